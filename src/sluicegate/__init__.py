@@ -1,0 +1,1 @@
+"""Sluicegate runs medallion data pipelines and stops them cleanly."""

@@ -1,0 +1,28 @@
+"""Every public error: a stable code, what happened, and how to mend it.
+
+Status codes live in `api/errors.py`; here are only the situations. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+
+class SluicegateError(Exception):
+    """Base of every error that a user can meet.
+
+    Args:
+        what: One line: what could not be done, to which thing, because what is true.
+        mend: One line: what the reader can do about it.
+    """
+
+    code = "error"
+
+    def __init__(self, what: str, *, mend: str = "") -> None:
+        super().__init__(what)
+        self.what, self.mend = what, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.mend}" if self.mend else self.what
+
+
+class Cancelled(BaseException):  # noqa: N818 - a stop is no error, and broad `except Exception` must not swallow it
+    """Raised inside a task that is being stopped. Let it through; clean up in `finally`."""
