@@ -1,0 +1,376 @@
+"""What the core asks of the world: stores, workers, tables and a clock, as Protocols. No implementation here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from sluicegate.core.cancellation import Stage
+from sluicegate.core.job import (
+    ApiKey,
+    Event,
+    Job,
+    JobQuery,
+    LogEntry,
+    TaskInput,
+    TaskProgress,
+    TaskRecord,
+    TaskStats,
+    TaskStatus,
+)
+from sluicegate.core.plan import Plan
+from sluicegate.declare import PipelineSpec
+
+# ------------------------------------------------------------------ stores
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who may write to a table: the task that holds it, and the epoch that each of its commits carries.
+
+    `revision` counts accepted changes of this row and is what a conditional write is made from; 0 means no row.
+    """
+
+    table: str
+    epoch: int = 0
+    job_id: str | None = None
+    task_id: str | None = None
+    revision: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no task holds the table."""
+        return self.task_id is None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One conditional write: the new header of a job, and all that must be stored with it or not at all.
+
+    Accepted when the stored job has version `made_from` (0: there is no such job yet) and every writer in
+    `writers` has the stored revision it was made from. The store gives the job `made_from + 1`, each writer
+    its `revision + 1`, and each event and log entry its id.
+    """
+
+    job: Job
+    made_from: int
+    plan: Plan | None = None
+    tasks: tuple[TaskRecord, ...] = ()
+    writers: tuple[Writer, ...] = ()
+    events: tuple[Event, ...] = ()
+    logs: tuple[LogEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The change is durable. `events` are those of the change, with their ids."""
+
+    job: Job
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Another writer was first; nothing of the change was written.
+
+    `stored` is the job as it is now, `None` when there is none. `duplicate_of` names the job that has the
+    same idempotency key.
+    """
+
+    stored: Job | None
+    duplicate_of: str | None = None
+
+
+Outcome = Accepted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """One that claims jobs. `beat` grows with each heartbeat; others judge it by whether it still changes."""
+
+    executor_id: str
+    host: str
+    pid: int
+    started_at: datetime
+    beat: int = 0
+
+
+class JobStore(Protocol):
+    """Where jobs live. Every method is one atomic step and safe from any thread.
+
+    Stores hold no rules: what may follow what is decided in `core.transitions`, once.
+    """
+
+    def get(self, job_id: str) -> Job:
+        """Return the job's header and version. Raises: `JobNotFoundError`."""
+        ...
+
+    def plan(self, job_id: str) -> Plan:
+        """Return the plan the job was created with. Raises: `JobNotFoundError`."""
+        ...
+
+    def tasks(
+        self, job_ids: Sequence[str], *, statuses: Sequence[TaskStatus] = ()
+    ) -> list[TaskRecord]:
+        """Return the task rows of these jobs in the order of their first start; unknown jobs have none."""
+        ...
+
+    def latest_tasks(self, pipelines: Sequence[str]) -> dict[str, TaskRecord]:
+        """Return, for each pipeline that ever had one, the task that started last."""
+        ...
+
+    def list(self, query: JobQuery) -> list[Job]:
+        """Return at most `query.limit` jobs, newest (highest job id) first, all before `query.before_job_id`."""
+        ...
+
+    def unfinished(self) -> list[Job]:
+        """Return every job whose `completed_at` is not set, oldest first: what executors claim and recover."""
+        ...
+
+    def find_idempotent(self, key: str) -> Job | None:
+        """Return the job that was created with this idempotency key."""
+        ...
+
+    def writers(self, tables: Sequence[str]) -> dict[str, Writer]:
+        """Return the writer row of each table; one that never had a writer is `Writer(table)`."""
+        ...
+
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Write every change whose job still has the version it was made from, durably, in one step.
+
+        Changes are judged in order: a later change of the same job can be made from the version that an
+        earlier one of the same call leads to.
+
+        Returns: per change, in order, `Accepted` or `Refused`; one refusal spoils no other.
+        Raises: `StoreUnavailableError`; then nothing was written, or it is found by reading again.
+        """
+        ...
+
+    def beat(self, executor: Executor) -> None:
+        """Write an executor's heartbeat; the first one makes it known."""
+        ...
+
+    def executors(self) -> list[Executor]:
+        """Return every executor that ever beat and was not forgotten, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; nothing accepted is lost."""
+        ...
+
+
+class Journal(Protocol):
+    """What happened and what was said, in order; appended, never changed."""
+
+    def append_logs(self, entries: Sequence[LogEntry]) -> None:
+        """Append log lines durably, in order; they get growing ids."""
+        ...
+
+    def logs(
+        self, job_id: str, *, task_id: str | None = None, after: int = 0, limit: int = 1000
+    ) -> list[LogEntry]:
+        """Return the job's lines with an id above `after`, oldest first."""
+        ...
+
+    def events(
+        self, *, job_id: str | None = None, after: int = 0, limit: int = 1000
+    ) -> list[Event]:
+        """Return events with an id above `after`, oldest first; of one job or of all."""
+        ...
+
+    def last_event_id(self) -> int:
+        """Return the highest event id, 0 when there is none."""
+        ...
+
+
+class KeyStore(Protocol):
+    """The hashed API keys."""
+
+    def add_key(self, key: ApiKey) -> None:
+        """Store a key. Raises: `KeyExistsError` when a key that is not revoked has the name."""
+        ...
+
+    def find_key(self, key_hash: str) -> ApiKey | None:
+        """Return the key with this hash, revoked ones included."""
+        ...
+
+    def list_keys(self) -> list[ApiKey]:
+        """Return all keys, oldest first."""
+        ...
+
+    def revoke_key(self, name: str, at: datetime) -> ApiKey:
+        """Revoke the live key of this name. Raises: `KeyNotFoundError`."""
+        ...
+
+
+class Store(JobStore, Journal, KeyStore, Protocol):
+    """A whole back end."""
+
+
+# ------------------------------------------------------------------ workers
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt at a task, as it is handed to a worker. Its start is durable before it is handed over."""
+
+    job_id: str
+    task_id: str
+    attempt: int
+    spec: PipelineSpec
+    epoch: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    full_refresh: bool = False
+    # An earlier attempt may have committed something, or may even be alive on a machine we lost contact with:
+    # the worker fences the table first and then reads its log.
+    recovers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOpened:
+    """The worker has fixed the versions of the task's inputs."""
+
+    task_id: str
+    inputs: tuple[TaskInput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PermitAsked:
+    """The worker has written a unit's files and asks to commit them. Answer with `Workers.answer_permit`."""
+
+    task_id: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCommitted:
+    """A unit is in the table; `stats` is the task's total so far."""
+
+    task_id: str
+    stats: TaskStats
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgressed:
+    """The task said how far it is."""
+
+    task_id: str
+    progress: TaskProgress
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLogged:
+    """Lines that the task wrote: to stdout, to stderr, or by `task.log`."""
+
+    task_id: str
+    entries: tuple[LogEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShieldChanged:
+    """The task entered (`until_seconds` from now at most) or left (`None`) a stretch that may finish first."""
+
+    task_id: str
+    until_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """The attempt is over and no process that it started is alive.
+
+    `outcome` is `success` (all of it is committed), `failed`, `cancelled`, or `lost`: the worker died before it
+    could say; then the table's log decides and `message` says how it died. `again` marks an attempt that must be
+    redone for a reason that is not its own.
+    """
+
+    task_id: str
+    outcome: str
+    stats: TaskStats = TaskStats()
+    message: str | None = None
+    error: str | None = None
+    stage: Stage | None = None
+    where: tuple[str, ...] = ()
+    processes_killed: int = 0
+    again: bool = False
+
+
+WorkerEvent = (
+    TaskOpened
+    | PermitAsked
+    | UnitCommitted
+    | TaskProgressed
+    | TaskLogged
+    | ShieldChanged
+    | TaskEnded
+)
+
+
+class Workers(Protocol):
+    """Where attempts run. Calls return at once; what happens is told to the listener, from one thread."""
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks can run at once."""
+        ...
+
+    def start(self, listener: Callable[[WorkerEvent], None]) -> None:
+        """Begin; `listener` must return quickly."""
+        ...
+
+    def run(self, assignment: Assignment) -> None:
+        """Start the attempt. At most `capacity` at once; exactly one `TaskEnded` follows."""
+        ...
+
+    def deliver(self, task_id: str, stage: Stage) -> None:
+        """Push a running task: each stage does what section 3, rule 6 of the contract says. Unknown ids are ignored."""
+        ...
+
+    def answer_permit(self, task_id: str, refused: str | None) -> None:
+        """Answer the task's last `PermitAsked`: `None` permits, a reason refuses."""
+        ...
+
+    def close(self) -> None:
+        """End every task and process that is left; when this returns none is alive."""
+        ...
+
+
+# ------------------------------------------------------------------ tables and time
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a table's log says of one task: the units that were committed, and whether that was all of it."""
+
+    stats: TaskStats
+    complete: bool
+
+
+class Tables(Protocol):
+    """The lake, as far as the core and the API look at it."""
+
+    def settle(self, table: str, task_id: str) -> Settled:
+        """Read from the table's log what the task committed. A table that does not exist has nothing."""
+        ...
+
+    def list_tables(self) -> list[dict[str, Any]]:
+        """Return `name`, `version`, `row_count` and `columns` of each table."""
+        ...
+
+    def describe(self, table: str, *, limit: int, version: int | None) -> dict[str, Any]:
+        """Return `name`, `schema`, `version`, `row_count`, `preview`. Raises: `TableNotFoundError`."""
+        ...
+
+
+class Clock(Protocol):
+    """The time, in two kinds: instants to write down, and seconds to measure with."""
+
+    def now(self) -> datetime:
+        """The instant, aware, UTC. It may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only grow."""
+        ...

@@ -1,0 +1,253 @@
+"""What may follow what: one table per status, and the pure functions that turn a record into the next one.
+
+Stores never look at a status. Everything that changes a job or a task passes through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from sluicegate.core.job import (
+    Job,
+    JobNotRunningError,
+    JobStatus,
+    StopMode,
+    TaskRecord,
+    TaskStats,
+    TaskStatus,
+    TaskStop,
+)
+from sluicegate.core.receipt import Cause, Kept, Receipt, Stopped
+from sluicegate.errors import SluicegateError
+
+
+class InvalidTransitionError(SluicegateError):
+    """A status was asked to become one that cannot follow it: a mistake of ours, never of a user."""
+
+    code = "invalid_transition"
+
+
+class JobEvent(StrEnum):
+    """What can happen to a job."""
+
+    START = "start"
+    CANCEL = "cancel"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    SPLIT = "split"
+
+
+class TaskEvent(StrEnum):
+    """What can happen to a task. `wait` ends an attempt that another one will follow."""
+
+    START = "start"
+    WAIT = "wait"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+TRANSITIONS: Final[Mapping[tuple[JobStatus, JobEvent], JobStatus]] = {
+    (JobStatus.PENDING, JobEvent.START): JobStatus.RUNNING,
+    (JobStatus.PENDING, JobEvent.CANCEL): JobStatus.CANCELLED,
+    (JobStatus.PENDING, JobEvent.FAIL): JobStatus.FAILED,  # its pipeline is gone from the code
+    (JobStatus.PENDING, JobEvent.SUCCEED): JobStatus.SUCCESS,  # nothing was left to do
+    (JobStatus.RUNNING, JobEvent.CANCEL): JobStatus.CANCELLED,  # its tasks may be stopping yet
+    (JobStatus.RUNNING, JobEvent.SUCCEED): JobStatus.SUCCESS,
+    (JobStatus.RUNNING, JobEvent.FAIL): JobStatus.FAILED,
+    (JobStatus.RUNNING, JobEvent.SPLIT): JobStatus.PARTIAL,  # some succeeded, some did not
+}
+TERMINAL: Final = frozenset(JobStatus) - {status for status, _ in TRANSITIONS}
+
+TASK_TRANSITIONS: Final[Mapping[tuple[TaskStatus, TaskEvent], TaskStatus]] = {
+    (TaskStatus.PENDING, TaskEvent.START): TaskStatus.RUNNING,  # the next attempt
+    (TaskStatus.PENDING, TaskEvent.FAIL): TaskStatus.FAILED,  # no attempt is left to it
+    (TaskStatus.PENDING, TaskEvent.CANCEL): TaskStatus.CANCELLED,  # stopped in the pause between two
+    (TaskStatus.RUNNING, TaskEvent.WAIT): TaskStatus.PENDING,  # a retry, a recovery, a hand-back
+    (TaskStatus.RUNNING, TaskEvent.SUCCEED): TaskStatus.SUCCESS,
+    (TaskStatus.RUNNING, TaskEvent.FAIL): TaskStatus.FAILED,
+    (TaskStatus.RUNNING, TaskEvent.CANCEL): TaskStatus.CANCELLED,
+}
+TASK_TERMINAL: Final = frozenset(TaskStatus) - {status for status, _ in TASK_TRANSITIONS}
+
+
+def next_status(status: JobStatus, event: JobEvent) -> JobStatus:
+    """Return the status that `event` leads to, or raise `InvalidTransitionError`."""
+    try:
+        return TRANSITIONS[status, event]
+    except KeyError:
+        allowed = ", ".join(e for s, e in TRANSITIONS if s is status) or "nothing"
+        raise InvalidTransitionError(
+            f"cannot {event} a {status} job; a {status} job allows: {allowed}"
+        ) from None
+
+
+def next_task_status(status: TaskStatus, event: TaskEvent) -> TaskStatus:
+    """Return the status that `event` leads to, or raise `InvalidTransitionError`."""
+    try:
+        return TASK_TRANSITIONS[status, event]
+    except KeyError:
+        allowed = ", ".join(e for s, e in TASK_TRANSITIONS if s is status) or "nothing"
+        raise InvalidTransitionError(
+            f"cannot {event} a {status} task; a {status} task allows: {allowed}"
+        ) from None
+
+
+def ending(job: Job) -> JobEvent:
+    """How a job ends whose tasks have all ended: by what they came to, in the contract's order of precedence."""
+    if not job.failed_tasks and not job.cancelled_tasks:
+        return JobEvent.SUCCEED
+    if job.completed_tasks:
+        return JobEvent.SPLIT
+    return JobEvent.FAIL if job.failed_tasks else JobEvent.CANCEL
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Who wants a job or a task stopped, why and how."""
+
+    requested_by: str
+    reason: str | None = None
+    mode: StopMode = StopMode.GRACEFUL
+    cause: str = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, as the executor knows it once no process of it is left."""
+
+    event: TaskEvent
+    at: datetime
+    stats: TaskStats = TaskStats()
+    message: str | None = None
+    error: str | None = None
+    stop: TaskStop | None = None
+
+
+def start_task(job: Job, task: TaskRecord, now: datetime) -> tuple[Job, TaskRecord]:
+    """Start an attempt: a new record, or one that was waiting for it. The job's first start makes it `running`."""
+    if task.status is TaskStatus.PENDING:
+        task = replace(
+            task,
+            status=next_task_status(task.status, TaskEvent.START),
+            started_at=now,
+            progress=None,
+            message=None,
+            error=None,
+            permits=0,
+        )
+    job = replace(
+        job,
+        status=next_status(job.status, JobEvent.START)
+        if job.status is JobStatus.PENDING
+        else job.status,
+        started_at=job.started_at or now,
+        running_tasks=job.running_tasks + 1,
+    )
+    return job, task
+
+
+def end_attempt(job: Job, task: TaskRecord, ended: Ended) -> tuple[Job, TaskRecord]:
+    """End an attempt. What was committed stays in `stats`; the job counts the task, and its receipt names it."""
+    status = next_task_status(task.status, ended.event)
+    waits = ended.event is TaskEvent.WAIT
+    was_running = task.status is TaskStatus.RUNNING
+    task = replace(
+        task,
+        status=status,
+        attempt=task.attempt + 1 if waits else task.attempt,
+        completed_at=None if waits else ended.at,
+        stats=ended.stats,
+        message=ended.message,
+        error=ended.error,
+        stop=ended.stop,
+    )
+    job = replace(
+        job,
+        running_tasks=job.running_tasks - was_running,
+        completed_tasks=job.completed_tasks + (status is TaskStatus.SUCCESS),
+        failed_tasks=job.failed_tasks + (status is TaskStatus.FAILED),
+        cancelled_tasks=job.cancelled_tasks + (status is TaskStatus.CANCELLED),
+        cancellation=_noted(job.cancellation, task),
+    )
+    return job, task
+
+
+def _noted(receipt: Receipt | None, task: TaskRecord) -> Receipt | None:
+    """The receipt with `task` in it, when the job is being stopped and the stop ended the task."""
+    if receipt is None or task.stop is None or task.status is not TaskStatus.CANCELLED:
+        return receipt
+    stop = task.stop
+    return receipt.with_stopped(
+        Stopped(
+            task.task_id,
+            task.pipeline,
+            stop.stage,
+            stop.latency_ms,
+            stop.processes_killed,
+            stop.where,
+        )
+    )
+
+
+def decide_cancel(job: Job, request: StopRequest, now: datetime) -> Job:
+    """Decide to stop a job: the one write that a completion races with.
+
+    A job that is still stopping can be escalated to `force`; that changes its receipt, not its status.
+
+    Raises:
+        JobNotRunningError: it has ended, or is stopping already and `force` was not asked for.
+    """
+    if job.stopping and request.mode is StopMode.FORCE and job.cancellation is not None:
+        if job.cancellation.mode == StopMode.FORCE:
+            return job
+        escalated = replace(job.cancellation, mode=StopMode.FORCE.value, escalated_at=now)
+        return replace(job, cancellation=escalated)
+    if job.is_terminal:
+        raise JobNotRunningError(job.job_id, job.status)
+    return replace(
+        job,
+        status=next_status(job.status, JobEvent.CANCEL),
+        cancellation=Receipt(
+            requested_at=now,
+            requested_by=request.requested_by,
+            cause=Cause(request.cause),
+            reason=request.reason,
+            mode=request.mode.value,
+        ),
+    )
+
+
+def may_commit(job: Job, task: TaskRecord, *, stopping_alone: bool, lease: int) -> str | None:
+    """Return why a commit is refused now, or `None` when it is permitted (contract section 3, rule 4)."""
+    draining = job.cancellation is not None and job.cancellation.mode == StopMode.DRAIN
+    if job.status is JobStatus.CANCELLED and not draining:
+        return "the job is cancelled"
+    if job.is_terminal and not draining:
+        return f"the job has ended with status {job.status}"
+    if stopping_alone:
+        return "the task is being stopped"
+    if task.status is not TaskStatus.RUNNING:
+        return f"the task is {task.status}"
+    if job.lease != lease:
+        return "another executor has taken the job over"
+    return None
+
+
+def end_job(
+    job: Job, now: datetime, *, not_started: tuple[str, ...], kept: tuple[Kept, ...]
+) -> Job:
+    """End a job whose tasks have all ended, or close the receipt of one that was cancelled."""
+    if job.is_over:
+        return job
+    if job.status is JobStatus.CANCELLED and job.cancellation is not None:
+        finished = job.completed_tasks == job.total_tasks
+        receipt = job.cancellation.closed(
+            now, not_started=not_started, kept=kept, finished=finished
+        )
+        return replace(job, completed_at=now, cancellation=receipt)
+    return replace(job, status=next_status(job.status, ending(job)), completed_at=now)
