@@ -158,6 +158,7 @@ class TaskRecord:
     attempt: int = 1
     epoch: int = 0
     permits: int = 0
+    retries_used: int = 0
     message: str | None = None
     error: str | None = None
     inputs: tuple[TaskInput, ...] = ()

@@ -141,7 +141,8 @@ class JobStore(Protocol):
         """Write every change whose job still has the version it was made from, durably, in one step.
 
         Changes are judged in order: a later change of the same job can be made from the version that an
-        earlier one of the same call leads to.
+        earlier one of the same call leads to; once one was refused, every later change of that job in the
+        same call is refused too, for it was derived from what did not happen.
 
         Returns: per change, in order, `Accepted` or `Refused`; one refusal spoils no other.
         Raises: `StoreUnavailableError`; then nothing was written, or it is found by reading again.
@@ -278,6 +279,14 @@ class ShieldChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskHung:
+    """The task had to be interrupted: where its main thread stood, outermost last, code positions only."""
+
+    task_id: str
+    where: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEnded:
     """The attempt is over and no process that it started is alive.
 
@@ -304,6 +313,7 @@ WorkerEvent = (
     | TaskProgressed
     | TaskLogged
     | ShieldChanged
+    | TaskHung
     | TaskEnded
 )
 
