@@ -1,0 +1,197 @@
+"""Records as the plain JSON values of the HTTP API (contract, section 4). Pure; the standard library only.
+
+Routes and commands both render here, so that a job reads the same wherever it is asked for.
+Times are RFC 3339 in UTC with microseconds and `Z`: text of one width that sorts like the instants.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sluicegate.core.job import (
+    ApiKey,
+    Event,
+    Job,
+    LogEntry,
+    TaskProgress,
+    TaskRecord,
+    TaskStats,
+    TaskStop,
+)
+from sluicegate.core.receipt import Kept, Receipt, Stopped
+
+if TYPE_CHECKING:
+    from sluicegate.core.job_manager import JobDetails
+
+
+def job_dict(
+    job: Job, now: datetime, progress_percent: float, details: JobDetails | None = None
+) -> dict[str, Any]:
+    """Return a job; with `details` also its `plan` and `tasks`."""
+    shown: dict[str, Any] = {
+        "job_id": job.job_id,
+        "job_name": job.job_name,
+        "status": job.status.value,
+        "stopping": job.stopping,
+        "created_at": instant(job.created_at),
+        "started_at": instant(job.started_at),
+        "completed_at": instant(job.completed_at),
+        "duration_seconds": _rounded(job.duration_seconds(now)),
+        "total_tasks": job.total_tasks,
+        "completed_tasks": job.completed_tasks,
+        "failed_tasks": job.failed_tasks,
+        "cancelled_tasks": job.cancelled_tasks,
+        "progress_percent": progress_percent,
+        "user_id": job.user_id,
+        "trigger": job.trigger,
+        "params": dict(job.params),
+        "labels": dict(job.labels),
+        "priority": job.priority,
+        "timeout_seconds": job.timeout_seconds,
+        "full_refresh": job.full_refresh,
+        "resumed_from": job.resumed_from,
+        "resumed_by": job.resumed_by,
+        "code_version": job.code_version,
+        "error": job.error,
+        "cancellation": None if job.cancellation is None else receipt_dict(job.cancellation),
+    }
+    if details is not None:
+        shown["plan"] = [
+            {"pipeline": step.pipeline, "depends_on": list(step.depends_on)}
+            for step in details.plan.steps
+        ]
+        shown["tasks"] = [task_dict(task, now) for task in details.tasks]
+    return shown
+
+
+def task_dict(task: TaskRecord, now: datetime) -> dict[str, Any]:
+    """Return one task."""
+    return {
+        "task_id": task.task_id,
+        "pipeline_name": task.pipeline_name,
+        "layer": task.layer,
+        "status": task.status.value,
+        "attempt": task.attempt,
+        "started_at": instant(task.started_at),
+        "completed_at": instant(task.completed_at),
+        "duration_seconds": _rounded(task.duration_seconds(now)),
+        "message": task.message,
+        "error": task.error,
+        "inputs": [{"table": one.table, "version": one.version} for one in task.inputs],
+        "stats": stats_dict(task.stats),
+        "progress": None if task.progress is None else progress_dict(task.progress),
+        "stop": None if task.stop is None else stop_dict(task.stop),
+    }
+
+
+def stats_dict(stats: TaskStats) -> dict[str, Any]:
+    """Return what a task has committed."""
+    return {
+        "rows": stats.rows,
+        "bytes": stats.bytes,
+        "files": stats.files,
+        "units": stats.units,
+        "version": stats.version,
+    }
+
+
+def progress_dict(progress: TaskProgress) -> dict[str, Any]:
+    """Return how far a task says it is."""
+    return {"done": progress.done, "total": progress.total, "unit": progress.unit}
+
+
+def stop_dict(stop: TaskStop) -> dict[str, Any]:
+    """Return how one task was stopped."""
+    return {
+        "cause": stop.cause,
+        "requested_by": stop.requested_by,
+        "reason": stop.reason,
+        "stage": stop.stage,
+        "stopped_at": instant(stop.stopped_at),
+        "latency_ms": stop.latency_ms,
+        "processes_killed": stop.processes_killed,
+        "where": list(stop.where),
+    }
+
+
+def receipt_dict(receipt: Receipt) -> dict[str, Any]:
+    """Return the receipt of a stop, as far as it is known."""
+    return {
+        "requested_at": instant(receipt.requested_at),
+        "requested_by": receipt.requested_by,
+        "cause": receipt.cause.value,
+        "reason": receipt.reason,
+        "mode": receipt.mode,
+        "escalated_at": instant(receipt.escalated_at),
+        "stopped_at": instant(receipt.stopped_at),
+        "latency_ms": receipt.latency_ms,
+        "not_started": list(receipt.not_started),
+        "kept": [kept_dict(kept) for kept in receipt.kept],
+        "stopped": [_stopped_dict(stopped) for stopped in receipt.stopped],
+        "remote": [
+            {"what": one.what, "outcome": one.outcome, "tries": one.tries} for one in receipt.remote
+        ],
+        "outcome": None if receipt.outcome is None else receipt.outcome.value,
+    }
+
+
+def kept_dict(kept: Kept) -> dict[str, Any]:
+    """Return a table that holds what the job published."""
+    return {"table": kept.table, "version": kept.version, "rows": kept.rows}
+
+
+def event_dict(event: Event) -> dict[str, Any]:
+    """Return one line of the timeline."""
+    return {
+        "event_id": event.event_id,
+        "type": event.type,
+        "job_id": event.job_id,
+        "task_id": event.task_id,
+        "at": instant(event.at),
+        "data": dict(event.data),
+    }
+
+
+def log_dict(entry: LogEntry) -> dict[str, Any]:
+    """Return one line of a job's logs."""
+    return {
+        "log_id": entry.log_id,
+        "at": instant(entry.at),
+        "level": entry.level,
+        "stream": entry.stream,
+        "task_id": entry.task_id,
+        "message": entry.message,
+    }
+
+
+def key_dict(key: ApiKey) -> dict[str, Any]:
+    """Return an API key as it may be shown: never its hash."""
+    return {
+        "name": key.name,
+        "role": key.role,
+        "created_at": instant(key.created_at),
+        "revoked_at": instant(key.revoked_at),
+    }
+
+
+def instant(at: datetime | None) -> str | None:
+    """Return an aware instant as RFC 3339 text in UTC: `2013-01-01T05:00:00.000000Z`."""
+    if at is None:
+        return None
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _stopped_dict(stopped: Stopped) -> dict[str, Any]:
+    return {
+        "task_id": stopped.task_id,
+        "pipeline": stopped.pipeline,
+        "stage": stopped.stage,
+        "latency_ms": stopped.latency_ms,
+        "processes_killed": stopped.processes_killed,
+        "where": list(stopped.where),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
