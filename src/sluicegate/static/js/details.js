@@ -1,0 +1,215 @@
+// One job: its facts, receipt, errors, timeline, plan and logs.
+
+import { get, jobPath } from "./api.js";
+import { elapsedElement, timeElement } from "./clock.js";
+import { byId, el, errorBlock, keyedList, skeleton, whenChanged } from "./dom.js";
+import { coalesce } from "./events.js";
+import { duration, errorText, number } from "./format.js";
+import { drawPlan } from "./graph.js";
+import { createLogs } from "./logs.js";
+import { receiptParts } from "./receipt.js";
+import { isLive, statusBadge } from "./status.js";
+import { isOutdated, knownJob, onJob, publish } from "./store.js";
+import { stopButton, stopKind } from "./history.js";
+import { createTimeline } from "./timeline.js";
+
+/** The open job: its id, the last full answer, and the parts of the page that show it. `null` while none is open. */
+let current = null;
+
+function buildPage(jobId, backTo) {
+  const part = (name, title, ...children) => el("section", { class: "panel part", id: `details-${name}`, "aria-labelledby": `details-${name}-title`, hidden: true },
+    el("h2", { id: `details-${name}-title` }, title), ...children);
+  const timeline = createTimeline();
+  const logs = createLogs(jobId);
+  const page = {
+    heading: el("h1", { id: "details-title", tabindex: -1 }, "Job"),
+    badge: el("span", { class: "details-badge" }),
+    actions: el("div", { class: "job-actions", "data-job-id": jobId }),
+    bar: el("progress", { max: 100, "aria-label": "Progress" }),
+    count: el("span", { class: "job-count" }),
+    error: part("error", "Errors", el("div", { class: "errors" })),
+    receipt: part("receipt", "Receipt", el("div", {})),
+    timeline: part("timeline", "Timeline", timeline.element),
+    plan: part("plan", "Plan", el("div", { class: "plan-scroll", tabindex: 0, role: "group", "aria-label": "Plan graph" })),
+    facts: part("facts", "Facts", el("dl", { class: "facts" })),
+    params: part("params", "Parameters", el("dl", { class: "facts facts-mono" })),
+    labels: part("labels", "Labels", el("dl", { class: "facts facts-mono" })),
+    state: el("div", {}, skeleton(6)),
+  };
+  page.logs = part("logs", "Logs", logs.element);
+  const columns = el("div", { class: "details-columns" },
+    el("div", { class: "details-main" }, page.error, page.receipt, page.timeline, page.plan, page.logs),
+    el("aside", { class: "details-aside", "aria-label": "About this job" }, page.facts, page.params, page.labels));
+  byId("view-details").replaceChildren(
+    el("p", { class: "crumbs" }, el("a", { href: backTo }, "← History")),
+    el("div", { class: "view-head details-head" }, el("div", { class: "details-title" }, page.heading, page.badge), page.actions),
+    el("div", { class: "details-progress", hidden: true }, page.bar, page.count),
+    page.state, columns);
+  page.progress = page.bar.parentElement;
+  return { page, timeline, logs };
+}
+
+/** Functions that draw each part, only when what it shows changed. */
+function buildDrawers(jobId, page) {
+  const errorRows = keyedList(page.error.querySelector(".errors"), { key: (item) => item.key, create: errorRow, update: () => null });
+  return {
+    badge: whenChanged((status) => page.badge.replaceChildren(statusBadge(status))),
+    actions: whenChanged((value) => page.actions.replaceChildren(...[stopButton(value)].filter(Boolean))),
+    facts: whenChanged((job) => page.facts.querySelector("dl").replaceChildren(...factRows(job))),
+    params: whenChanged((values) => showPairs(page.params, values)),
+    labels: whenChanged((values) => showPairs(page.labels, values)),
+    receipt: whenChanged((cancellation) => {
+      page.receipt.hidden = !cancellation;
+      if (cancellation) page.receipt.lastElementChild.replaceChildren(...receiptParts(cancellation));
+    }),
+    plan: whenChanged(({ plan, statuses }) => {
+      page.plan.hidden = plan.length === 0;
+      drawPlan(page.plan.lastElementChild, plan, statuses);
+    }),
+    errors: (items) => {
+      page.error.hidden = items.length === 0;
+      errorRows(items);
+    },
+    jobId,
+  };
+}
+
+function draw() {
+  const { job, page, drawers, timeline, logs } = current;
+  page.state.replaceChildren();
+  page.heading.textContent = job.job_name || job.job_id;
+  page.heading.id = "details-title";
+  document.title = `${job.job_name || job.job_id} · ${job.status} · Sluicegate`;
+  drawers.badge(job.status);
+  drawers.actions({ jobId: job.job_id, kind: stopKind(job), since: job.cancellation?.requested_at });
+  page.progress.hidden = false;
+  page.progress.dataset.status = job.status;
+  page.bar.value = job.progress_percent ?? 0;
+  page.count.textContent = `${number(job.completed_tasks ?? 0)} of ${number(job.total_tasks ?? 0)} tasks`;
+  drawers.facts(job);
+  page.facts.hidden = false;
+  drawers.params(job.params);
+  drawers.labels(job.labels);
+  drawers.receipt(job.cancellation);
+  drawers.errors(errorsOf(job));
+  drawers.plan({ plan: job.plan ?? [], statuses: Object.fromEntries((job.tasks ?? []).map((task) => [taskPipeline(task), task.status])) });
+  page.timeline.hidden = (job.plan ?? []).length === 0 && (job.tasks ?? []).length === 0;
+  timeline.show(job);
+  page.logs.hidden = false;
+  logs.show(job);
+}
+
+/** The id of the pipeline that a task executes. */
+export const taskPipeline = (task) => `${task.layer}.${task.pipeline_name}`;
+
+function errorsOf(job) {
+  const failed = (job.tasks ?? []).filter((task) => task.error);
+  const items = failed.map((task) => ({ title: taskPipeline(task), text: errorText(task.error), attempt: task.attempt }));
+  if (job.error) items.unshift({ title: "Job", text: errorText(job.error) });
+  return items.map((item) => ({ ...item, key: `${item.title} ${item.text}` }));
+}
+
+function errorRow({ title, text, attempt }) {
+  const [first, ...rest] = text.split("\n");
+  return el("article", { class: "error-row" },
+    el("h3", {}, title, attempt > 1 && el("span", { class: "soft" }, ` attempt ${attempt}`)),
+    el("p", { class: "error-first" }, first),
+    rest.length > 0 && el("pre", { class: "mono error-rest", tabindex: 0 }, rest.join("\n").replace(/^\n+/, "")));
+}
+
+function factRows(job) {
+  const rows = [
+    ["Id", el("code", { class: "mono id" }, job.job_id)],
+    ["Started by", [job.user_id, job.trigger && `via ${job.trigger}`].filter(Boolean).join(" ") || "–"],
+    ["Created", timeElement(job.created_at)],
+    ["Started", job.started_at ? timeElement(job.started_at) : "not yet"],
+    ["Ended", endOf(job)],
+    ["Took", isLive(job) && job.started_at ? elapsedElement(job.started_at) : duration(job.duration_seconds)],
+    ["Timeout", job.timeout_seconds ? duration(job.timeout_seconds) : null],
+    ["Priority", job.priority ? String(job.priority) : null],
+    ["Resumes", jobLink(job.resumed_from)],
+    ["Resumed by", jobLink(job.resumed_by)],
+    ["Code", job.code_version ? el("code", { class: "mono id" }, codeVersion(job.code_version)) : null],
+  ];
+  return rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
+}
+
+function endOf(job) {
+  if (job.stopping) return el("span", {}, "stopping for ", elapsedElement(job.cancellation?.requested_at ?? job.created_at));
+  return job.completed_at ? timeElement(job.completed_at) : "not yet";
+}
+
+const jobLink = (jobId) => (jobId ? el("a", { href: `#/jobs/${jobId}`, class: "mono id" }, jobId) : null);
+
+const codeVersion = (version) => (typeof version === "string" ? version : [version.git_commit ?? version.commit, version.content_hash ?? version.hash].filter(Boolean).join(" · ") || JSON.stringify(version));
+
+function showPairs(section, values) {
+  const pairs = Object.entries(values ?? {});
+  section.hidden = pairs.length === 0;
+  section.querySelector("dl").replaceChildren(...pairs.flatMap(([name, value]) => [
+    el("dt", {}, name), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]));
+}
+
+async function load() {
+  const asked = current;
+  if (asked === null) return 0;
+  try {
+    const job = await get(jobPath(asked.jobId));
+    if (asked !== current) return 0;
+    if (isOutdated(job)) {
+      setTimeout(readAgain, 500);
+      return 0;
+    }
+    asked.job = job;
+    publish(job);
+    draw();
+  } catch (error) {
+    if (asked !== current || error.status === 401) return 0;
+    if (asked.job === null) showLoadError(error);
+    else setTimeout(readAgain, 3000);
+    return error.retryAfterMs ?? 0;
+  }
+  return 0;
+}
+
+function showLoadError(error) {
+  const what = error.status === 404 ? "There is no such job" : "The job could not be read";
+  current.page.heading.textContent = "Job";
+  current.page.state.replaceChildren(errorBlock(what, error, load));
+}
+
+const readAgain = coalesce(load);
+
+/** Show a job; `backTo` is where the way back leads. */
+export function openDetails(jobId, backTo) {
+  closeDetails();
+  const { page, timeline, logs } = buildPage(jobId, backTo);
+  current = { jobId, job: null, page, timeline, logs, drawers: buildDrawers(jobId, page) };
+  load();
+}
+
+export function closeDetails() {
+  current?.timeline.end();
+  current?.logs.end();
+  current = null;
+}
+
+/** Take note of a server's event. */
+export function detailsEvent(event) {
+  if (event.job_id === current?.jobId) readAgain();
+}
+
+/** Read again after the connection was gone. */
+export const refreshDetails = () => readAgain();
+
+/** Wire the view, once: what another part learned of the job (a stop's answer) shows at once. */
+export function startDetails() {
+  onJob((job) => {
+    if (current?.job == null || job.job_id !== current.jobId) return;
+    const { status, stopping } = current.job;
+    if (job.status === status && Boolean(job.stopping) === Boolean(stopping)) return;
+    current.job = { ...current.job, ...knownJob(job.job_id) };
+    draw();
+    readAgain();
+  });
+}

@@ -1,0 +1,62 @@
+// Numbers, durations and instants as people read them. Pure, but for the clock's offset.
+
+let offsetMs = 0;
+
+/** Learn the server's clock from a response's Date header; small differences are its one-second grain. */
+export function learnServerTime(dateHeader) {
+  const difference = Date.parse(dateHeader ?? "") - Date.now();
+  if (Number.isFinite(difference)) offsetMs = Math.abs(difference) > 2500 ? difference : 0;
+}
+
+/** The server's present, in milliseconds: ages and elapsed times stay right when this machine's clock is wrong. */
+export const nowMs = () => Date.now() + offsetMs;
+
+const whole = new Intl.NumberFormat();
+export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+/** `plural(2, "task")` → "2 tasks". */
+export const plural = (count, word, words = `${word}s`) => `${number(count)} ${count === 1 ? word : words}`;
+
+/** A duration in two units at most: "0.4 s", "12 s", "3 min 05 s", "2 h 10 min", "4 d 3 h". */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  const rounded = Math.round(seconds);
+  if (rounded < 60) return `${rounded} s`;
+  const pair = (large, largeUnit, small, smallUnit) => `${large} ${largeUnit} ${String(small).padStart(2, "0")} ${smallUnit}`;
+  if (rounded < 3600) return pair(Math.floor(rounded / 60), "min", rounded % 60, "s");
+  if (rounded < 86400) return pair(Math.floor(rounded / 3600), "h", Math.floor((rounded % 3600) / 60), "min");
+  return `${Math.floor(rounded / 86400)} d ${Math.floor((rounded % 86400) / 3600)} h`;
+}
+
+/** Whole seconds since an instant, for a clock that ticks. */
+export const elapsed = (iso) => {
+  const seconds = Math.max(0, Math.floor((nowMs() - Date.parse(iso)) / 1000));
+  return seconds < 10 ? `${seconds} s` : duration(seconds);
+};
+
+const sameYear = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+const otherYear = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+
+/** "just now", "3 min ago", then the date in the reader's zone. */
+export function relative(iso) {
+  const then = Date.parse(iso);
+  const seconds = (nowMs() - then) / 1000;
+  if (seconds < 5) return "just now";
+  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return seconds < 300 * 86400 ? sameYear.format(then) : otherYear.format(then);
+}
+
+export const absolute = (iso) => full.format(Date.parse(iso));
+export const timeOfDay = (iso) => clock.format(Date.parse(iso));
+
+/** The readable part of an error, which may be a string or an object. */
+export function errorText(error) {
+  if (error === null || error === undefined) return "";
+  if (typeof error === "string") return error;
+  return error.message ?? error.detail ?? JSON.stringify(error);
+}

@@ -1,0 +1,117 @@
+// A job's logs, followed live while it runs.
+
+import { get, jobPath, query } from "./api.js";
+import { el, setText } from "./dom.js";
+import { absolute, number, timeOfDay } from "./format.js";
+import { isLive } from "./status.js";
+
+const PAGE_SIZE = 500;
+const LINES_MAX = 3000;
+const FOLLOW_MS = 1500;
+/** A job that ended may still have lines under way; it is asked once more after this time. */
+const LAST_LOOK_MS = 2500;
+
+/** Make the logs of a job: `show(job)` says how it stands; `end()` stops asking. */
+export function createLogs(jobId) {
+  const select = el("select", { id: "logs-task", onchange: restart }, el("option", { value: "" }, "all tasks"));
+  const lines = el("div", { class: "log-lines mono", id: "log-lines", role: "log", "aria-live": "off", "aria-label": "Log lines", tabindex: 0, onscroll: scrolled });
+  const newest = el("button", { class: "btn btn-small log-newest", type: "button", hidden: true, onclick: toNewest }, "Newest ↓");
+  const note = el("p", { class: "soft log-note" }, "Reading…");
+  const element = el("div", { class: "logs" }, el("p", { class: "logs-tools" }, el("label", { for: "logs-task" }, "Show"), select), el("div", { class: "log-box" }, lines, newest), note);
+
+  let state = { after: 0, total: 0, taskId: "" };
+  let timer = null;
+  let live = true;
+  let ended = false;
+  let sticking = true;
+  let names = new Map();
+
+  async function read() {
+    const asked = state;
+    clearTimeout(timer);
+    let wait = FOLLOW_MS;
+    try {
+      const page = await get(`${jobPath(jobId)}/logs${query({ after: asked.after, limit: PAGE_SIZE, task_id: asked.taskId || null })}`);
+      if (ended || asked !== state) return;
+      asked.after = page.next_after ?? asked.after;
+      asked.total += page.logs.length;
+      append(page.logs);
+      setText(note, noteText());
+      if (page.logs.length === PAGE_SIZE) wait = 0;
+      else if (!live) return;
+    } catch (error) {
+      if (ended || asked !== state || error.status === 401) return;
+      setText(note, `The logs could not be read: ${error.message} Trying again…`);
+      wait = Math.max(FOLLOW_MS * 2, error.retryAfterMs ?? 0);
+    }
+    timer = setTimeout(read, wait);
+  }
+
+  function noteText() {
+    if (state.total === 0) return live ? "No lines yet." : "No lines were written.";
+    const hidden = state.total - lines.childElementCount;
+    return hidden > 0 ? `${number(state.total)} lines; the first ${number(hidden)} are not shown here, the API has them all.` : `${number(state.total)} ${state.total === 1 ? "line" : "lines"}`;
+  }
+
+  function append(logs) {
+    if (logs.length === 0) return;
+    lines.append(...logs.map((line) => logLine(line, names)));
+    while (lines.childElementCount > LINES_MAX) lines.firstElementChild.remove();
+    if (sticking) lines.scrollTop = lines.scrollHeight;
+    newest.hidden = sticking;
+  }
+
+  function scrolled() {
+    sticking = lines.scrollHeight - lines.scrollTop - lines.clientHeight < 24;
+    if (sticking) newest.hidden = true;
+  }
+
+  function toNewest() {
+    sticking = true;
+    lines.scrollTop = lines.scrollHeight;
+    newest.hidden = true;
+  }
+
+  function restart() {
+    state = { after: 0, total: 0, taskId: select.value };
+    lines.replaceChildren();
+    sticking = true;
+    setText(note, "Reading…");
+    read();
+  }
+
+  function listTasks(tasks) {
+    const known = new Map(tasks.map((task) => [task.task_id, `${task.layer}.${task.pipeline_name}`]));
+    for (const [taskId, name] of known) if (!names.has(taskId)) select.append(el("option", { value: taskId }, name));
+    const first = names.size === 0 && known.size > 0;
+    names = known;
+    // Lines that came before their task was known get its name now.
+    if (first) for (const cell of lines.querySelectorAll("[data-task-id]")) setText(cell, names.get(cell.dataset.taskId) ?? "");
+  }
+
+  read();
+  return {
+    element,
+    show(job) {
+      listTasks(job.tasks ?? []);
+      if (live && !isLive(job)) {
+        live = false;
+        clearTimeout(timer);
+        timer = setTimeout(read, state.total === 0 ? 0 : LAST_LOOK_MS);
+      }
+    },
+    end() {
+      ended = true;
+      clearTimeout(timer);
+    },
+  };
+}
+
+function logLine({ at, level, stream, task_id: taskId, message }, names) {
+  const word = (level ?? stream ?? "").toLowerCase();
+  return el("div", { class: "log-line", "data-level": word },
+    el("time", { datetime: at, title: absolute(at) }, timeOfDay(at)),
+    el("span", { class: "log-level" }, word),
+    el("span", { class: "log-task", "data-task-id": taskId ?? "" }, taskId ? names.get(taskId) ?? "" : "job"),
+    el("span", { class: "log-message" }, message));
+}

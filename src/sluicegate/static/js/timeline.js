@@ -1,0 +1,153 @@
+// A job's tasks on one time axis: a bar each, and the moment of the stop as a line through all of them.
+
+import { onTick } from "./clock.js";
+import { el, keyedList, setText } from "./dom.js";
+import { duration, nowMs, number, plural } from "./format.js";
+import { isActive, isLive, statusShape } from "./status.js";
+
+const ROWS_MAX = 400;
+const TICKS_MAX = 6;
+const STEPS_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400, 604800];
+
+/** Make a timeline: `show(job)` draws a job with plan and tasks; while it is live, bars grow every second. */
+export function createTimeline() {
+  const axis = el("div", { class: "timeline-axis track", "aria-hidden": "true" });
+  const list = el("ol", { class: "timeline-rows" });
+  const more = el("p", { class: "soft", hidden: true });
+  const element = el("div", { class: "timeline" },
+    el("div", { class: "timeline-row timeline-head" }, el("span", {}), axis, el("span", {})), list, more);
+  const render = keyedList(list, { key: (row) => row.pipeline, create: createRow, update: (node, row) => node.update(row) });
+  let shown = null;
+
+  function draw() {
+    const scale = scaleOf(shown);
+    const rows = rowsOf(shown);
+    element.style.setProperty("--tick", `${(scale.stepMs / scale.spanMs) * 100}%`);
+    axis.replaceChildren(...axisParts(scale));
+    render(rows.slice(0, ROWS_MAX).map((row) => ({ ...row, scale, job: shown })));
+    more.hidden = rows.length <= ROWS_MAX;
+    setText(more, `${plural(rows.length - ROWS_MAX, "more pipeline")} of this plan, not drawn.`);
+  }
+
+  return {
+    element,
+    show(job) {
+      shown = job;
+      draw();
+    },
+    end: onTick(() => {
+      if (shown && isLive(shown)) draw();
+    }),
+  };
+}
+
+/** Rows in order of start; those that never started come last, in plan order. */
+function rowsOf(job) {
+  const tasks = new Map((job.tasks ?? []).map((task) => [`${task.layer}.${task.pipeline_name}`, task]));
+  const planned = new Set((job.plan ?? []).map((step) => step.pipeline));
+  const pipelines = [...planned, ...[...tasks.keys()].filter((pipeline) => !planned.has(pipeline))];
+  const rows = pipelines.map((pipeline) => ({ pipeline, task: tasks.get(pipeline) ?? null }));
+  const start = (row) => (row.task?.started_at ? Date.parse(row.task.started_at) : Infinity);
+  return rows.sort((a, b) => (start(a) === start(b) ? 0 : start(a) - start(b)));
+}
+
+/** The axis: from the job's start to its last moment, in steps that read well. */
+function scaleOf(job) {
+  const tasks = job.tasks ?? [];
+  const instants = (values) => values.filter(Boolean).map((iso) => Date.parse(iso));
+  const starts = instants([job.started_at ?? job.created_at, ...tasks.map((task) => task.started_at)]);
+  const ends = instants([job.completed_at, job.cancellation?.requested_at, job.cancellation?.stopped_at, ...tasks.map((task) => task.completed_at)]);
+  const startMs = starts.reduce((a, b) => Math.min(a, b), Infinity);
+  const endMs = [...ends, isLive(job) || ends.length === 0 ? nowMs() : 0].reduce((a, b) => Math.max(a, b), startMs);
+  const seconds = Math.max(0.1, (endMs - startMs) / 1000);
+  const step = STEPS_SECONDS.find((one) => seconds / one <= TICKS_MAX) ?? seconds / TICKS_MAX;
+  const spanMs = Math.ceil(seconds / step + 0.01) * step * 1000;
+  const stop = job.cancellation?.requested_at;
+  return { startMs, spanMs, stepMs: step * 1000, stopMs: stop ? Date.parse(stop) : null };
+}
+
+const percent = (scale, ms) => Math.min(100, Math.max(0, ((ms - scale.startMs) / scale.spanMs) * 100));
+
+function tickLabel(seconds) {
+  if (seconds < 60) return `${Number(seconds.toFixed(1))} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")} min`;
+  return `${Math.floor(seconds / 3600)}:${String(Math.floor((seconds % 3600) / 60)).padStart(2, "0")} h`;
+}
+
+function axisParts(scale) {
+  const parts = [];
+  const stopAt = scale.stopMs === null ? null : percent(scale, scale.stopMs);
+  for (let ms = 0; ms < scale.spanMs - 1; ms += scale.stepMs) {
+    const at = (ms / scale.spanMs) * 100;
+    if (stopAt !== null && Math.abs(at - stopAt) < 7) continue; // The stop's label stands there.
+    parts.push(placed(el("span", { class: "timeline-tick" }, ms === 0 ? "0" : tickLabel(ms / 1000)), at));
+  }
+  if (stopAt !== null) parts.push(placed(el("span", { class: `timeline-stop-label${stopAt > 85 ? " is-late" : ""}` }, "stop"), stopAt));
+  return parts;
+}
+
+function placed(node, leftPercent, widthPercent) {
+  node.style.left = `${leftPercent}%`;
+  if (widthPercent !== undefined) node.style.width = `${widthPercent}%`;
+  return node;
+}
+
+function createRow({ pipeline }) {
+  const mark = el("span", { class: "timeline-mark" });
+  const bar = el("div", { class: "timeline-bar" });
+  const stop = el("div", { class: "timeline-stop", hidden: true });
+  const note = el("span", { class: "timeline-note" });
+  const [layer] = pipeline.split(".");
+  const node = el("li", { class: "timeline-row", "data-pipeline": pipeline },
+    el("span", { class: "timeline-label", title: pipeline }, mark, el("span", { class: `layer-dot layer-${layer}`, "aria-hidden": "true" }), el("span", { class: "timeline-name" }, pipeline)),
+    el("div", { class: "track", "aria-hidden": "true" }, bar, stop), note);
+  let drawn;
+
+  node.update = ({ task, scale, job }) => {
+    const status = task?.status ?? "not started";
+    if (drawn !== status) {
+      mark.replaceChildren(statusShape(task?.status ?? "pending"));
+      node.dataset.status = status;
+      drawn = status;
+    }
+    stop.hidden = scale.stopMs === null;
+    if (scale.stopMs !== null) placed(stop, percent(scale, scale.stopMs));
+    placeBar(bar, task, scale, job);
+    setText(note, noteOf(task));
+    note.title = task?.message ?? "";
+  };
+  return node;
+}
+
+function placeBar(bar, task, scale, job) {
+  if (!task?.started_at) {
+    placed(bar, 0, 100);
+    return;
+  }
+  const startMs = Date.parse(task.started_at);
+  const ended = task.completed_at ?? (isLive(job) && isActive(task.status) ? null : job.completed_at);
+  const left = percent(scale, startMs);
+  placed(bar, left, percent(scale, ended ? Date.parse(ended) : nowMs()) - left);
+}
+
+const STAGE_WORDS = { checkpoint: "at a checkpoint", interrupt: "by interrupt", terminate: "by SIGTERM", kill: "by SIGKILL" };
+
+/** What happened, in a few words: how it stopped, how far it is, what it wrote. */
+function noteOf(task) {
+  if (task === null) return "not started";
+  const parts = [];
+  if (task.attempt > 1) parts.push(`attempt ${task.attempt}`);
+  if (task.status === "pending") parts.push("waits for a retry");
+  else if (task.status === "running") parts.push(progressWords(task.progress) || "running");
+  else if (task.status === "cancelled") parts.push(`stopped ${STAGE_WORDS[task.stop?.stage] ?? ""}`.trim());
+  else if (task.status === "failed") parts.push("failed");
+  else parts.push(task.stats?.rows === null || task.stats?.rows === undefined ? "done" : plural(task.stats.rows, "row"));
+  if (!isActive(task.status)) parts.push(duration(task.duration_seconds));
+  return parts.join(" · ");
+}
+
+function progressWords(progress) {
+  if (progress?.done === null || progress?.done === undefined) return "";
+  const unit = progress.unit ?? "rows";
+  return progress.total ? `${number(progress.done)} / ${number(progress.total)} ${unit}` : `${number(progress.done)} ${unit}`;
+}
