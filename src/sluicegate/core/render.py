@@ -1,4 +1,4 @@
-"""Records as the plain JSON values of the HTTP API (contract, section 4). Pure; the standard library only.
+"""Records as the JSON values of the HTTP API (contract, section 4). Pure; the standard library only.
 
 Routes and commands both render here, so that a job reads the same wherever it is asked for.
 Times are RFC 3339 in UTC with microseconds and `Z`: text of one width that sorts like the instants.
@@ -22,7 +22,8 @@ from sluicegate.core.job import (
 from sluicegate.core.receipt import Kept, Receipt, Stopped
 
 if TYPE_CHECKING:
-    from sluicegate.core.job_manager import JobDetails
+    from sluicegate.core.job_manager import JobDetails, StopPreview
+    from sluicegate.spec import PipelineSpec
 
 
 def job_dict(
@@ -49,7 +50,6 @@ def job_dict(
         "labels": dict(job.labels),
         "priority": job.priority,
         "timeout_seconds": job.timeout_seconds,
-        "full_refresh": job.full_refresh,
         "resumed_from": job.resumed_from,
         "resumed_by": job.resumed_by,
         "code_version": job.code_version,
@@ -172,6 +172,39 @@ def key_dict(key: ApiKey) -> dict[str, Any]:
         "role": key.role,
         "created_at": instant(key.created_at),
         "revoked_at": instant(key.revoked_at),
+    }
+
+
+def preview_dict(preview: StopPreview, now: datetime) -> dict[str, Any]:
+    """Return what a stop would do."""
+    return {
+        "running": [
+            task_dict(task, now) | {"expected_stop_ms": preview.expected_stop_ms.get(task.task_id)}
+            for task in preview.running
+        ],
+        "not_started": list(preview.not_started),
+        "kept": [kept_dict(kept) for kept in preview.kept],
+        "lost_work_seconds": preview.lost_work_seconds,
+    }
+
+
+def pipeline_dict(
+    spec: PipelineSpec, last_task: TaskRecord | None, now: datetime
+) -> dict[str, Any]:
+    """Return a declared pipeline and the last task that it had."""
+    return {
+        "pipeline": spec.pipeline_id,
+        "layer": spec.layer,
+        "name": spec.name,
+        "depends_on": list(spec.depends_on),
+        "table": spec.pipeline_id,
+        "mode": spec.mode,
+        "files": spec.files,
+        "doc": spec.doc,
+        "source": spec.source,
+        "file": spec.file,
+        "line": spec.line,
+        "last_task": None if last_task is None else task_dict(last_task, now),
     }
 
 
