@@ -1,0 +1,182 @@
+"""The single steps that change a table's log: each commits exactly the next version, or raises.
+
+Every step carries the writer's epoch as an application transaction and is never tried again by
+the library (`max_commit_retries=0`): whether it may be, only the caller knows. Tried with
+deltalake 1.6: a handle loaded at version v commits v+1 or raises `CommitFailedError`; of many
+creators of a table exactly one writes version 0.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from sluicegate.lake.data_files import DataFile
+from sluicegate.lake.durable import flush_to_disk
+from sluicegate.lake.log import APP_ID, entry_path
+
+BLANK_COLUMN: Final = "_sluicegate_blank"
+"""The only column of a table that was fenced before it had content; Delta Lake wants one."""
+
+_BLANK_SCHEMA: Final = pa.schema([(BLANK_COLUMN, pa.bool_())])
+_CONFIGURATION: Final = {"delta.enableExpiredLogCleanup": "false"}  # the log is our memory
+
+
+@dataclass(frozen=True)
+class WriterIdentity:
+    """Who writes: handed out by the job store in the write that started the attempt.
+
+    Args:
+        epoch: The table's writer number; a later attempt or job has a higher one.
+    """
+
+    job_id: str
+    task_id: str
+    attempt: int
+    epoch: int
+
+    def facts(self, kind: str, **more: Any) -> dict[str, Any]:
+        """Return the metadata of a commit: `kind` is `data`, `fence`, `schema` or `maintenance`."""
+        return {
+            "kind": kind,
+            "job_id": self.job_id,
+            "task_id": self.task_id,
+            "attempt": self.attempt,
+            "epoch": self.epoch,
+            **more,
+        }
+
+
+def load(folder: Path) -> DeltaTable | None:
+    """Return the table at its newest version, or `None` where there is none."""
+    if not (folder / "_delta_log").is_dir() or not DeltaTable.is_deltatable(str(folder)):
+        return None
+    return DeltaTable(str(folder))
+
+
+def epoch_of(table: DeltaTable | None) -> int:
+    """Return the epoch of the last writer of ours in this snapshot; 0 before the first."""
+    return 0 if table is None else table.transaction_version(APP_ID) or 0
+
+
+def schema_of(table: DeltaTable | None) -> pa.Schema | None:
+    """Return the table's columns; `None` where it is absent or was only fenced."""
+    if table is None:
+        return None
+    schema = pa.schema(table.schema())
+    return None if schema.names == [BLANK_COLUMN] else schema
+
+
+def create(
+    folder: Path,
+    schema: pa.Schema | None,
+    files: list[DataFile],
+    who: WriterIdentity,
+    facts: dict[str, Any],
+) -> None:
+    """Write version 0, put-if-absent; without a schema, a blank table that only holds a fence."""
+    folder.mkdir(parents=True, exist_ok=True)
+    create_table_with_add_actions(
+        str(folder),
+        Schema.from_arrow(_BLANK_SCHEMA if schema is None else schema),
+        _adds(files),
+        "error",
+        [],
+        configuration=_CONFIGURATION,
+        commit_properties=properties(who, facts),
+    )
+    _flush_entry(folder, 0)
+
+
+def add(
+    table: DeltaTable,
+    folder: Path,
+    schema: pa.Schema,
+    files: list[DataFile],
+    who: WriterIdentity,
+    facts: dict[str, Any],
+    *,
+    replace: bool,
+) -> None:
+    """Write the next version: `files` beside what is there, or instead of it."""
+    table.create_write_transaction(
+        _adds(files),
+        "overwrite" if replace else "append",
+        Schema.from_arrow(schema),
+        commit_properties=properties(who, facts),
+    )
+    _flush_entry(folder, table.version() + 1)
+    table.update_incremental()
+
+
+def fence(table: DeltaTable, folder: Path, who: WriterIdentity) -> None:
+    """Write the next version with nothing but the epoch in it."""
+    schema = pa.schema(table.schema())
+    add(table, folder, schema, [], who, who.facts("fence"), replace=False)
+
+
+def prepare_columns(
+    table: DeltaTable, schema: pa.Schema, who: WriterIdentity, *, add_new: bool
+) -> None:
+    """Write what the log needs before files with these columns: new columns, a type's feature."""
+    facts = properties(who, who.facts("schema"))
+    features = table.protocol().writer_features or []
+    if "timestampNtz" not in features and any(_has_plain_timestamp(item.type) for item in schema):
+        table.alter.add_feature(
+            TableFeatures.TimestampWithoutTimezone,
+            allow_protocol_versions_increase=True,
+            commit_properties=facts,
+        )
+    if add_new:
+        known = set(pa.schema(table.schema()).names)
+        fresh = pa.schema([item for item in schema if item.name not in known])
+        if len(fresh):
+            table.alter.add_columns(Schema.from_arrow(fresh).fields, commit_properties=facts)
+
+
+def compact(table: DeltaTable, who: WriterIdentity) -> None:
+    """Write small files together into larger ones; no row changes."""
+    table.optimize.compact(
+        max_concurrent_tasks=1, commit_properties=properties(who, who.facts("maintenance"))
+    )
+    table.update_incremental()
+
+
+def properties(who: WriterIdentity, facts: dict[str, Any]) -> CommitProperties:
+    """Return what makes a commit ours."""
+    return CommitProperties(
+        custom_metadata={APP_ID: json.dumps(facts, separators=(",", ":"))},
+        max_commit_retries=0,
+        app_transactions=[Transaction(APP_ID, who.epoch)],
+    )
+
+
+def _adds(files: list[DataFile]) -> list[Any]:
+    now_ms = int(time.time() * 1000)
+    return [AddAction(item.name, item.bytes, {}, now_ms, True, item.stats) for item in files]
+
+
+def _flush_entry(folder: Path, version: int) -> None:
+    """Make the entry as durable as the data that it names."""
+    entry = entry_path(folder, version)
+    flush_to_disk(entry)
+    flush_to_disk(entry.parent)
+    if version == 0:
+        flush_to_disk(folder)
+
+
+def _has_plain_timestamp(kind: Any) -> bool:
+    if pa.types.is_timestamp(kind):
+        return kind.tz is None
+    if pa.types.is_struct(kind):
+        return any(_has_plain_timestamp(part.type) for part in kind.fields)
+    if pa.types.is_map(kind):
+        return _has_plain_timestamp(kind.key_type) or _has_plain_timestamp(kind.item_type)
+    return pa.types.is_list(kind) and _has_plain_timestamp(kind.value_type)
