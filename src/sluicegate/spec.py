@@ -1,4 +1,4 @@
-"""`PipelineSpec`: all that is known of a pipeline without its code, as it crosses processes. Pure."""
+"""`PipelineSpec`: all that is known of a pipeline without its code; it crosses processes. Pure."""
 
 from __future__ import annotations
 
