@@ -1,7 +1,7 @@
-"""`Settings`: from flags, the environment, `sluicegate.toml` and defaults, in that order of precedence.
+"""`Settings`: from flags, the environment, `sluicegate.toml` and defaults, the strongest first.
 
-Every value knows where it came from, and all problems are found at once. Reads one file and touches nothing:
-folders are made by whoever needs them. The standard library only.
+Every value knows where it came from, and all problems are found at once. Reads one file and touches
+nothing: folders are made by whoever needs them. The standard library only.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Settings:
         return RateLimit(int(requests), _SECONDS[unit])
 
     def source(self, name: str) -> str:
-        """Where the value came from: `flag --port`, `environment SLUICEGATE_PORT`, `sluicegate.toml`, `default`."""
+        """Where the value came from: `flag --port`, `environment SLUICEGATE_PORT`, ..."""
         return self.sources.get(name, "default")
 
     @classmethod
@@ -106,7 +106,8 @@ class Settings:
         Args:
             flags: Values by setting name; `None` stands for a flag that was not given.
             environ: The environment, `os.environ` unless given.
-            folder: Where `sluicegate.toml` is looked for and relative paths begin; the working folder unless given.
+            folder: Where `sluicegate.toml` is looked for and relative paths begin; the working
+                folder unless given.
 
         Raises:
             SettingsError: One or more values cannot be used; it holds all of them.
@@ -161,7 +162,7 @@ def _found(
     folder: Path,
     problems: list[SettingProblem],
 ) -> dict[str, _Found]:
-    """Every value that is given, the strongest for each name. An empty variable counts as not given."""
+    """The strongest value given for each name. An empty variable counts as not given."""
     found = {name: _Found(raw, FILE_NAME) for name, raw in _read_file(folder, problems).items()}
     for name in NAMES:
         variable = f"{PREFIX}{name.upper()}"

@@ -1,4 +1,4 @@
-"""Records as the JSON values of the HTTP API (contract, section 4). Pure; the standard library only.
+"""Records as the JSON values of the HTTP API (contract, section 4). Pure; no other imports.
 
 Routes and commands both render here, so that a job reads the same wherever it is asked for.
 Times are RFC 3339 in UTC with microseconds and `Z`: text of one width that sorts like the instants.
