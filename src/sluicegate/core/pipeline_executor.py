@@ -1,0 +1,945 @@
+"""Claims jobs, walks their plans, climbs the ladder, recovers what a dead executor left.
+
+One thread takes messages from an inbox: jobs that were decided on, what workers say, what the ledger stored. It acts
+on what is stored and never waits: not for a disk, a worker or a table. Everything it decides goes through the ledger.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import queue
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sluicegate.core.cancellation import DEFAULT_POLICY, CancelPolicy, Stage
+from sluicegate.core.hub import Hub
+from sluicegate.core.job import (
+    Event,
+    Job,
+    JobNotFoundError,
+    JobNotRunningError,
+    JobStatus,
+    LogEntry,
+    StopMode,
+    TaskRecord,
+    TaskStatus,
+    TaskStop,
+)
+from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id
+from sluicegate.core.job_run import JobRun
+from sluicegate.core.ledger import Decide, Ledger, Written
+from sluicegate.core.ports import (
+    Assignment,
+    Change,
+    Clock,
+    Executor,
+    PermitAsked,
+    Settled,
+    ShieldChanged,
+    Store,
+    Tables,
+    TaskEnded,
+    TaskHung,
+    TaskLogged,
+    TaskOpened,
+    TaskProgressed,
+    UnitCommitted,
+    WorkerEvent,
+    Workers,
+    Writer,
+)
+from sluicegate.core.receipt import Cause, latency_ms
+from sluicegate.core.stops import TaskStopping
+from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.core.transitions import (
+    Ended,
+    StopRequest,
+    TaskEvent,
+    end_attempt,
+    may_commit,
+    start_task,
+)
+from sluicegate.errors import SluicegateError
+
+log = logging.getLogger(__name__)
+
+RECOVERIES_MAX: Final = 3
+REDONE_MAX: Final = 5
+STORE_PAUSE_SECONDS: Final = 0.5
+PROGRESS_STORED_SECONDS: Final = 1.0
+PROGRESS_TOLD_SECONDS: Final = 0.1
+HAND_BACK_SECONDS: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Woken:
+    """A job was created or decided on."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Something to do on the executor's thread."""
+
+    do: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Active:
+    """A task that a worker has."""
+
+    run: JobRun
+    pipeline: str
+    deadline: float | None = None
+    shielded_until: float | None = None
+    progress_stored: float = 0.0
+    progress_told: float = 0.0
+
+
+_Message = _Woken | _Call | WorkerEvent
+_current: PipelineExecutor | None = None
+
+
+def get_pipeline_executor() -> PipelineExecutor:
+    """Return the executor of this process. Raises: `SluicegateError` when none was started here."""
+    if _current is None:
+        raise SluicegateError(
+            "no executor runs in this process", mend="start one with `sluicegate serve`"
+        )
+    return _current
+
+
+class PipelineExecutor:
+    """Runs the jobs of a store on workers.
+
+    Args:
+        lease_seconds: How long others wait before they take over the jobs of an executor that fell silent.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        manager: JobManager,
+        workers: Workers,
+        tables: Tables,
+        hub: Hub,
+        clock: Clock,
+        lease_seconds: float = 15.0,
+    ) -> None:
+        self._store, self._ledger, self._manager = store, ledger, manager
+        self._workers, self._tables, self._hub, self._clock = workers, tables, hub, clock
+        self._lease_seconds = lease_seconds
+        self._identity = Executor(new_id(), socket.gethostname(), os.getpid(), clock.now())
+        self.cancelled_jobs: set[str] = set()  # a cache of jobs that are stopping here; the store is the truth
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._runs: dict[str, JobRun] = {}
+        self._line: list[tuple[tuple[int, str], JobRun]] = []
+        self._active: dict[str, _Active] = {}
+        self._starting = 0
+        self._stops: dict[str, TaskStopping] = {}
+        self._writers: dict[str, Writer] = {}
+        self._table_line: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_ids = itertools.count()
+        self._touched: dict[str, JobRun] = {}
+        self._closing = False
+        self._closed = threading.Event()
+        self._side = ThreadPoolExecutor(max_workers=2, thread_name_prefix="settle")
+        self._thread = threading.Thread(target=self._loop, name="executor", daemon=True)
+
+    # ---------------------------------------------------------------- verbs
+
+    @property
+    def executor_id(self) -> str:
+        """Who claims jobs here."""
+        return self._identity.executor_id
+
+    def start(self) -> None:
+        """Begin to claim and run jobs; what a dead executor left unfinished is taken up first."""
+        global _current
+        _current = self
+        self._workers.start(self._inbox.put)
+        self._post(self._beat)
+        self._post(self._recover)
+        self._thread.start()
+
+    def wake(self, job_id: str) -> None:
+        """Look at a job now: it was created, or a stop of it was decided."""
+        self._inbox.put(_Woken(job_id))
+
+    def execute_pipeline(self, pipeline: str, *, user_id: str = "local", **options: Any) -> Job:
+        """Run one pipeline, by id. Returns the job; it goes on in the background.
+
+        Args:
+            options: Fields of `RunRequest`.
+        """
+        request = RunRequest(pipelines=(pipeline,), **options)
+        return self._manager.create(request, user_id=user_id)[0]
+
+    def execute_with_dependencies(
+        self, pipeline: str, *, user_id: str = "local", **options: Any
+    ) -> Job:
+        """Run one pipeline after everything that it depends on."""
+        request = RunRequest(pipelines=(pipeline,), with_dependencies=True, **options)
+        return self._manager.create(request, user_id=user_id)[0]
+
+    def execute_full_pipeline(self, *, user_id: str = "local", **options: Any) -> Job:
+        """Run all of bronze, then all of silver, then all of gold."""
+        return self._manager.create(RunRequest(**options), user_id=user_id)[0]
+
+    def cancel_job(
+        self,
+        job_id: str,
+        *,
+        requested_by: str = "local",
+        reason: str | None = None,
+        mode: StopMode = StopMode.GRACEFUL,
+    ) -> bool:
+        """Stop a job. Returns whether it was there and running; then it is stored as `cancelled`."""
+        try:
+            self._manager.cancel(job_id, StopRequest(requested_by, reason, mode))
+        except (JobNotFoundError, JobNotRunningError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give tasks a moment to reach a checkpoint, end them, and hand their jobs back to whoever comes next."""
+        global _current
+        if _current is self:
+            _current = None
+        self._post(self._begin_closing)
+        self._closed.wait(HAND_BACK_SECONDS + 10)
+        self._workers.close()
+        self._side.shutdown(wait=True, cancel_futures=True)
+
+    # ---------------------------------------------------------------- the loop
+
+    def _loop(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.tick(self._next_in())
+            except Exception:
+                # A mistake of ours in one message must not end the service; it is said, and the loop goes on.
+                log.exception("executor_tick_failed")
+
+    def tick(self, wait_seconds: float | None) -> None:
+        """Take what is in the inbox, waiting for the first message at most so long, and act on it."""
+        try:
+            message = self._inbox.get(timeout=wait_seconds)
+        except queue.Empty:
+            pass
+        else:
+            self._take(message)
+            while not self._inbox.empty():
+                self._take(self._inbox.get())
+        self._act()
+
+    def _take(self, message: _Message) -> None:
+        match message:
+            case _Call(do):
+                do()
+            case _Woken(job_id):
+                self._look_at(job_id)
+            case PermitAsked(task_id):
+                self._permit(task_id)
+            case TaskEnded():
+                self._attempt_over(message)
+            case TaskLogged(_, entries):
+                self._ledger.log(entries)
+            case TaskHung(task_id, where):
+                if stopping := self._stops.get(task_id):
+                    stopping.where = where
+            case ShieldChanged(task_id, until_seconds):
+                self._shield(task_id, until_seconds)
+            case _:
+                self._note(message)
+
+    def _act(self) -> None:
+        now = self._clock.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
+        for stopping in self._stops.values():
+            if (stage := stopping.due(now)) is not None:
+                if stage is not Stage.CHECKPOINT:
+                    log.info("task_stop_stage task_id=%s stage=%s", stopping.task_id, stage)
+                self._workers.deliver(stopping.task_id, stage)
+        self._fill_workers()
+        touched, self._touched = self._touched, {}
+        for run in touched.values():
+            if run.is_drained and not self._closing:
+                self._close(run)
+        if self._closing and not self._active and not self._starting:
+            self._hand_back()
+
+    def _next_in(self) -> float | None:
+        now = self._clock.monotonic()
+        waits = [stopping.next_in(now) for stopping in self._stops.values()]
+        if self._timers:
+            waits.append(self._timers[0][0] - now)
+        return min((max(0.0, wait) for wait in waits if wait is not None), default=None)
+
+    def _post(self, do: Callable[[], None]) -> None:
+        self._inbox.put(_Call(do))
+
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        due = self._clock.monotonic() + seconds
+        heapq.heappush(self._timers, (due, next(self._timer_ids), do))
+
+    def _write(self, job_id: str, decide: Decide, then: Callable[[Written], None]) -> None:
+        """Store a decision; `then` runs on this thread. A store that is away for a while is asked again."""
+
+        def done(result: Written | BaseException) -> None:
+            if isinstance(result, Written):
+                self._post(lambda: then(result))
+            elif isinstance(result, StoreUnavailableError):
+                log.warning("store_unavailable job_id=%s error=%s", job_id, result.what)
+                self._post(
+                    lambda: self._later(
+                        STORE_PAUSE_SECONDS, lambda: self._write(job_id, decide, then)
+                    )
+                )
+            else:
+                log.error("decision_failed job_id=%s", job_id, exc_info=result)
+                self._post(lambda: self._drop(job_id))
+
+        self._ledger.submit(job_id, decide, done)
+
+    def _mine(self, job: Job, run: JobRun) -> bool:
+        """Whether this executor still holds the job: only the lease holder reports on its tasks."""
+        return job.executor_id == self.executor_id and job.lease == run.job.lease
+
+    # ---------------------------------------------------------------- jobs come and go
+
+    def _look_at(self, job_id: str) -> None:
+        if (run := self._runs.get(job_id)) is not None:
+            run.job = self._store.get(job_id)
+            self._after_decision(run)
+        elif not self._closing:
+            job = self._store.get(job_id)
+            if job.executor_id == self.executor_id and not job.is_over:
+                self._adopt(job)
+            elif not job.is_over:
+                self._claim(job)
+
+    def _recover(self) -> None:
+        for job in self._store.unfinished():
+            if job.job_id not in self._runs:
+                self._claim(job)
+
+    def _claim(self, seen: Job) -> None:
+        """Take over a job. A stop and a hand-back are no recovery; only running tasks that nobody watched are."""
+
+        def decide(job: Job) -> Change | None:
+            if job.is_over or job.lease != seen.lease:
+                return None
+            died = job.executor_id is not None and bool(job.running_tasks)
+            return Change(
+                replace(
+                    job,
+                    executor_id=self.executor_id,
+                    lease=job.lease + 1,
+                    recoveries=job.recoveries + (died and not job.is_terminal),
+                ),
+                made_from=job.version,
+                events=(Event("job.claimed", job.job_id, self._clock.now()),),
+            )
+
+        def then(written: Written) -> None:
+            if written.changed and written.job.job_id not in self._runs:
+                self._adopt(written.job)
+
+        self._write(seen.job_id, decide, then)
+
+    def _adopt(self, job: Job) -> None:
+        plan = self._store.plan(job.job_id)
+        records = self._store.tasks([job.job_id]) if job.started_at else []
+        run = JobRun(job, plan, records)
+        self._runs[job.job_id] = run
+        self._touched[job.job_id] = run
+        code_version = self._manager.catalog.code_version
+        if records and job.code_version != code_version and not job.is_terminal:
+            self._say(job.job_id, "the code has changed since this job was created; it goes on with today's")
+        for record in records:
+            if record.status is TaskStatus.RUNNING:
+                run.taken.add(record.pipeline)
+                self._recover_task(run, record)
+        if job.timeout_seconds is not None and not job.is_terminal:
+            self._watch_timeout(run, job.timeout_seconds)
+        self._queue(run)
+        self._after_decision(run)
+
+    def _watch_timeout(self, run: JobRun, timeout_seconds: float) -> None:
+        """Stop the job when its time, counted from its first start, is over."""
+        if run.job.job_id not in self._runs or run.job.is_terminal:
+            return
+        spent = run.job.duration_seconds(self._clock.now()) or 0.0
+        if run.job.started_at is None or spent < timeout_seconds:
+            self._later(
+                max(0.01, timeout_seconds - spent), lambda: self._watch_timeout(run, timeout_seconds)
+            )
+            return
+        request = StopRequest(
+            "timeout", f"it ran longer than {timeout_seconds:g} s", cause=Cause.TIMEOUT.value
+        )
+        self._side.submit(self._cancel_aside, run.job.job_id, request)
+
+    def _cancel_aside(self, job_id: str, request: StopRequest) -> None:
+        try:
+            self._manager.cancel(job_id, request, ignore_ended=True)
+        except SluicegateError:
+            log.exception("timeout_stop_failed job_id=%s", job_id)
+
+    def _after_decision(self, run: JobRun) -> None:
+        """Act on the stored header: a cancelled job's tasks are stopped, unless they may finish (`drain`)."""
+        self._touched[run.job.job_id] = run
+        receipt = run.job.cancellation
+        if run.job.status is not JobStatus.CANCELLED or receipt is None:
+            return
+        self.cancelled_jobs.add(run.job.job_id)
+        mode = StopMode(receipt.mode)
+        for task_id, active in self._active.items():
+            if active.run is not run:
+                continue
+            if (stopping := self._stops.get(task_id)) is not None:
+                stopping.mode = mode
+                stopping.cause, stopping.requested_by = receipt.cause, receipt.requested_by
+            elif mode is not StopMode.DRAIN:
+                waited = min(
+                    max(0.0, (self._clock.now() - receipt.requested_at).total_seconds()),
+                    self._lease_seconds,
+                )
+                self._stop(
+                    task_id, active, mode, receipt.cause, receipt.requested_by, receipt.reason, waited
+                )
+
+    def _stop(
+        self,
+        task_id: str,
+        active: _Active,
+        mode: StopMode,
+        cause: Cause,
+        requested_by: str | None,
+        reason: str | None,
+        waited: float = 0.0,
+    ) -> None:
+        now = self._clock.monotonic()
+        policy = self._policy(active.pipeline)
+        stopping = TaskStopping(
+            task_id, now - waited, policy, mode, cause, requested_by, reason
+        )
+        if active.shielded_until is not None:
+            stopping.shield(now, active.shielded_until - now)
+            if mode is not StopMode.FORCE:
+                # The flag does no harm under a shield: the worker raises when the shield ends.
+                self._workers.deliver(task_id, Stage.CHECKPOINT)
+        self._stops[task_id] = stopping
+
+    def _policy(self, pipeline: str) -> CancelPolicy:
+        spec = self._manager.catalog.specs.get(pipeline)
+        return CancelPolicy(**spec.cancel) if spec is not None and spec.cancel else DEFAULT_POLICY
+
+    def _close(self, run: JobRun) -> None:
+        """Every task has ended: end the job, or close the receipt of its stop."""
+        del self._runs[run.job.job_id]
+        now = self._clock.now()
+        records = list(run.records.values())
+
+        def decide(job: Job) -> Change | None:
+            if job.is_over or not self._mine(job, run):
+                return None
+            return close_job(job, run.plan, records, now)
+
+        def then(written: Written) -> None:
+            self.cancelled_jobs.discard(written.job.job_id)
+
+        self._write(run.job.job_id, decide, then)
+
+    def _drop(self, job_id: str) -> None:
+        """Let go of a job that somebody else has taken over: end its tasks here, report nothing."""
+        run = self._runs.pop(job_id, None)
+        for task_id, active in self._active.items():
+            if active.run is run:
+                self._workers.deliver(task_id, Stage.KILL)
+
+    # ---------------------------------------------------------------- tasks start
+
+    def _queue(self, run: JobRun) -> None:
+        if not run.queued and run.has_ready:
+            run.queued = True
+            heapq.heappush(self._line, (run.order, run))
+
+    def _fill_workers(self) -> None:
+        free = self._workers.capacity - len(self._active) - self._starting
+        while free > 0 and self._line and not self._closing:
+            run = self._line[0][1]
+            known = self._runs.get(run.job.job_id) is run
+            pipeline = run.take() if known and not run.job.is_terminal else None
+            if pipeline is None:
+                heapq.heappop(self._line)
+                run.queued = False
+            elif self._has_table(run, pipeline):
+                free -= 1
+                self._start(run, pipeline)
+
+    def _has_table(self, run: JobRun, pipeline: str) -> bool:
+        """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
+        if pipeline not in self._writers:
+            self._writers.update(self._store.writers([pipeline]))
+        if self._writers[pipeline].is_free:
+            return True
+        run.taken.discard(pipeline)
+        heapq.heappush(self._table_line[pipeline], (run.job.job_id, pipeline))
+        return False
+
+    def _start(self, run: JobRun, pipeline: str) -> None:
+        now = self._clock.now()
+        free = self._writers[pipeline]
+        record = run.records.get(pipeline) or TaskRecord(
+            new_id(), run.job.job_id, pipeline, TaskStatus.RUNNING, started_at=now
+        )
+        task = replace(record, epoch=free.epoch + 1)
+        writer = replace(
+            free, epoch=task.epoch, job_id=task.job_id, task_id=task.task_id
+        )
+        self._writers[pipeline] = replace(writer, revision=free.revision + 1)
+        self._starting += 1
+
+        def decide(job: Job) -> Change | None:
+            if job.is_terminal or not self._mine(job, run):
+                return None
+            after, started = start_task(job, task, now)
+            events = [
+                Event(
+                    "task.started",
+                    job.job_id,
+                    now,
+                    task.task_id,
+                    {"pipeline": pipeline, "attempt": task.attempt},
+                )
+            ]
+            if job.status is JobStatus.PENDING:
+                events.insert(0, Event("job.started", job.job_id, now, data={"status": "running"}))
+            return Change(
+                after,
+                made_from=job.version,
+                tasks=(started,),
+                writers=(writer,),
+                events=tuple(events),
+            )
+
+        self._write(run.job.job_id, decide, lambda w: self._started(run, task, free, w))
+
+    def _started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
+        self._starting -= 1
+        run.job = written.job
+        self._touched[run.job.job_id] = run
+        if not written.changed:
+            self._not_started(run, task, before, written)
+            return
+        _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, task.started_at or self._clock.now())
+        run.records[task.pipeline] = record
+        spec = self._manager.catalog.specs.get(task.pipeline)
+        active = _Active(run, task.pipeline)
+        self._active[task.task_id] = active
+        if spec is None:
+            self._attempt_over(
+                TaskEnded(
+                    task.task_id,
+                    "failed",
+                    record.stats,
+                    error=f"pipeline {task.pipeline!r} is not in the code any more",
+                )
+            )
+            return
+        if spec.timeout_seconds is not None:
+            self._later(spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds))
+        self._workers.run(
+            Assignment(
+                job_id=run.job.job_id,
+                task_id=task.task_id,
+                attempt=record.attempt,
+                spec=spec,
+                epoch=task.epoch,
+                params=run.job.params,
+                full_refresh=run.job.full_refresh,
+                recovers=record.attempt > 1,
+            )
+        )
+        if run.job.is_terminal or self._closing:
+            self._after_decision(run)
+
+    def _not_started(
+        self, run: JobRun, task: TaskRecord, before: Writer, written: Written
+    ) -> None:
+        """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
+        if written.conflict:
+            self._writers.pop(task.pipeline, None)
+        else:
+            self._writers[task.pipeline] = before
+            self._table_is_free(task.pipeline)
+        run.taken.discard(task.pipeline)
+        if self._mine(written.job, run):
+            run.give_back(task.pipeline)
+            self._queue(run)
+            self._after_decision(run)
+        else:
+            self._drop(run.job.job_id)
+
+    def _out_of_time(self, task: TaskRecord, timeout_seconds: float | None) -> None:
+        active = self._active.get(task.task_id)
+        if active is None or task.task_id in self._stops:
+            return
+        if active.run.records[task.pipeline].attempt == task.attempt:
+            reason = f"it ran longer than {timeout_seconds:g} s"
+            self._stop(task.task_id, active, StopMode.GRACEFUL, Cause.TIMEOUT, None, reason)
+
+    # ---------------------------------------------------------------- tasks run
+
+    def _permit(self, task_id: str) -> None:
+        """Answer a request to commit, by one conditional write of the job: it is what a stop races with."""
+        active = self._active.get(task_id)
+        if active is None:
+            self._workers.answer_permit(task_id, "the task is not running here")
+            return
+        run, pipeline = active.run, active.pipeline
+        task = run.records[pipeline] = replace(
+            run.records[pipeline], permits=run.records[pipeline].permits + 1
+        )
+        alone = self._closing or self._stops.get(task_id) is not None
+        draining = run.job.cancellation is not None and run.job.cancellation.mode == StopMode.DRAIN
+        lease = run.job.lease
+        refusal: list[str | None] = [None]
+
+        def decide(job: Job) -> Change | None:
+            refusal[0] = may_commit(job, task, stopping_alone=alone and not draining, lease=lease)
+            if refusal[0] is not None:
+                return None
+            return Change(job, made_from=job.version, tasks=(task,))
+
+        def then(written: Written) -> None:
+            self._workers.answer_permit(task_id, refusal[0])
+
+        self._write(run.job.job_id, decide, then)
+
+    def _note(self, event: WorkerEvent) -> None:
+        """Keep what a running task says about itself; it is stored now, or with the next write."""
+        active = self._active.get(event.task_id)
+        if active is None:
+            return
+        record = active.run.records[active.pipeline]
+        now = self._clock.monotonic()
+        match event:
+            case TaskOpened(_, inputs):
+                active.run.records[active.pipeline] = replace(record, inputs=inputs)
+            case UnitCommitted(_, stats):
+                record = replace(record, stats=stats)
+                active.run.records[active.pipeline] = record
+                self._store_record(active, record, "task.committed", {"rows": stats.rows})
+            case TaskProgressed(_, progress):
+                record = replace(record, progress=progress)
+                active.run.records[active.pipeline] = record
+                self._tell_progress(active, record, now)
+                if now - active.progress_stored >= PROGRESS_STORED_SECONDS:
+                    active.progress_stored = now
+                    self._store_record(active, record)
+
+    def _tell_progress(self, active: _Active, record: TaskRecord, now: float) -> None:
+        if now - active.progress_told < PROGRESS_TOLD_SECONDS or record.progress is None:
+            return
+        active.progress_told = now
+        data = {
+            "done": record.progress.done,
+            "total": record.progress.total,
+            "unit": record.progress.unit,
+        }
+        event = Event("task.progress", record.job_id, self._clock.now(), record.task_id, data)
+        self._hub.publish([event])
+
+    def _store_record(
+        self,
+        active: _Active,
+        record: TaskRecord,
+        event: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        run = active.run
+        events = (
+            (Event(event, record.job_id, self._clock.now(), record.task_id, data or {}),)
+            if event
+            else ()
+        )
+
+        def decide(job: Job) -> Change | None:
+            if job.is_over or not self._mine(job, run):
+                return None
+            return Change(job, made_from=job.version, tasks=(record,), events=events)
+
+        self._write(run.job.job_id, decide, lambda _: None)
+
+    def _shield(self, task_id: str, until_seconds: float | None) -> None:
+        now = self._clock.monotonic()
+        if active := self._active.get(task_id):
+            active.shielded_until = None if until_seconds is None else now + until_seconds
+        if stopping := self._stops.get(task_id):
+            stopping.shield(now, until_seconds)
+
+    # ---------------------------------------------------------------- tasks end
+
+    def _attempt_over(self, ended: TaskEnded) -> None:
+        """No process of the attempt is left. Where it could not say how it ended, its table's log says it."""
+        active = self._active.pop(ended.task_id, None)
+        stopping = self._stops.pop(ended.task_id, None)
+        if active is None:
+            return
+        record = active.run.records[active.pipeline]
+        if self._runs.get(active.run.job.job_id) is not active.run:
+            return
+        if ended.outcome != "lost":
+            self._conclude(active.run, record, ended, stopping)
+            return
+        self._settle(
+            record, lambda settled: self._conclude(active.run, record, _told(ended, settled), stopping)
+        )
+
+    def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
+        """Read the table's log aside; the table is the truth after a crash."""
+
+        def read() -> None:
+            try:
+                settled = self._tables.settle(record.pipeline, record.task_id)
+            except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
+                log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
+                settled = Settled(record.stats, complete=False)
+            self._post(lambda: then(settled))
+
+        self._side.submit(read)
+
+    def _recover_task(self, run: JobRun, record: TaskRecord) -> None:
+        """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left."""
+        if run.job.is_terminal or run.job.recoveries > RECOVERIES_MAX:
+            message = None if run.job.is_terminal else "recoveries_exhausted"
+            ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
+            stopping = self._crashed_while_stopping(run, record)
+            self._settle(
+                record, lambda settled: self._conclude(run, record, _told(ended, settled), stopping)
+            )
+            return
+        self._end(
+            run,
+            record,
+            Ended(TaskEvent.WAIT, self._clock.now(), record.stats, "taken up again after a crash"),
+        )
+
+    def _crashed_while_stopping(self, run: JobRun, record: TaskRecord) -> TaskStopping | None:
+        receipt = run.job.cancellation
+        if receipt is None:
+            return None
+        now = self._clock.monotonic()
+        return TaskStopping(
+            record.task_id,
+            now,
+            DEFAULT_POLICY,
+            StopMode(receipt.mode),
+            receipt.cause,
+            receipt.requested_by,
+            receipt.reason,
+            delivered=Stage.KILL,
+        )
+
+    def _conclude(
+        self, run: JobRun, record: TaskRecord, ended: TaskEnded, stopping: TaskStopping | None
+    ) -> None:
+        """Decide what an attempt came to, and store it."""
+        now = self._clock.now()
+        stop = self._task_stop(run, stopping, ended) if stopping is not None else None
+        spec = self._manager.catalog.specs.get(record.pipeline)
+        retries_left = (spec.retries if spec else 0) - record.retries_used
+        error = ended.error or ended.message
+        event, message, pause = TaskEvent.FAIL, ended.message, 0.0
+        if ended.outcome == "success":
+            event, stop, error = TaskEvent.SUCCEED, None, None
+        elif stopping is not None and not stopping.is_own_timeout:
+            event, error = TaskEvent.CANCEL, None
+        elif run.job.status is JobStatus.CANCELLED and ended.outcome == "cancelled":
+            event, error = TaskEvent.CANCEL, None
+        elif self._closing:
+            event, message = TaskEvent.WAIT, "handed back: the server was told to stop"
+        elif ended.again and record.attempt <= REDONE_MAX:
+            event = TaskEvent.WAIT
+        elif retries_left > 0 and not run.job.is_terminal and message != "recoveries_exhausted":
+            event, pause = TaskEvent.WAIT, spec.retry_delay_seconds if spec else 0.0
+            record = replace(record, retries_used=record.retries_used + 1)
+        if event is TaskEvent.FAIL and stopping is not None and stopping.is_own_timeout:
+            error = stopping.reason
+        self._end(run, record, Ended(event, now, ended.stats, message, error, stop), pause)
+
+    def _task_stop(self, run: JobRun, stopping: TaskStopping, ended: TaskEnded) -> TaskStop:
+        now = self._clock.now()
+        receipt = run.job.cancellation
+        if receipt is not None and not stopping.is_own_timeout:
+            latency = latency_ms(receipt.requested_at, now)
+        else:
+            latency = round((self._clock.monotonic() - stopping.since) * 1000, 3)
+        stage = ended.stage or stopping.delivered or Stage.CHECKPOINT
+        return TaskStop(
+            cause=stopping.cause.value,
+            requested_by=stopping.requested_by,
+            reason=stopping.reason,
+            stage=stage.value,
+            stopped_at=now,
+            latency_ms=latency,
+            processes_killed=ended.processes_killed,
+            where=ended.where or stopping.where,
+        )
+
+    def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
+        pipeline = record.pipeline
+        if pipeline not in self._writers:
+            self._writers.update(self._store.writers([pipeline]))
+        held = self._writers[pipeline]
+        holds = held.task_id == record.task_id
+        released = replace(held, job_id=None, task_id=None)
+
+        def decide(job: Job) -> Change | None:
+            if not self._mine(job, run):
+                return None
+            after, task = end_attempt(job, record, ended)
+            kind = "task.waiting" if ended.event is TaskEvent.WAIT else "task.finished"
+            facts = {"pipeline": pipeline, "status": task.status.value, "rows": task.stats.rows}
+            return Change(
+                after,
+                made_from=job.version,
+                tasks=(task,),
+                writers=(released,) if holds else (),
+                events=(Event(kind, job.job_id, ended.at, task.task_id, facts),),
+                logs=_end_lines(task, ended),
+            )
+
+        def then(written: Written) -> None:
+            if not written.changed:
+                self._drop(run.job.job_id)
+                return
+            run.job = written.job
+            _, task = end_attempt(written.job, record, ended)
+            run.records[pipeline] = task
+            if holds:
+                self._writers[pipeline] = replace(released, revision=held.revision + 1)
+                self._table_is_free(pipeline)
+            self._follow_up(run, task, pause)
+
+        self._write(run.job.job_id, decide, then)
+
+    def _follow_up(self, run: JobRun, task: TaskRecord, pause: float) -> None:
+        self._touched[run.job.job_id] = run
+        if task.status is not TaskStatus.PENDING:
+            run.end(task.pipeline, succeeded=task.status is TaskStatus.SUCCESS)
+        elif run.job.is_terminal:
+            self._end(run, task, Ended(TaskEvent.CANCEL, self._clock.now(), task.stats))
+            return
+        elif pause:
+            self._later(pause, lambda: self._retry(run, task.pipeline))
+            return
+        else:
+            run.give_back(task.pipeline)
+        self._queue(run)
+
+    def _retry(self, run: JobRun, pipeline: str) -> None:
+        if self._runs.get(run.job.job_id) is run and not run.job.is_terminal:
+            run.give_back(pipeline)
+            self._queue(run)
+
+    def _table_is_free(self, table: str) -> None:
+        while line := self._table_line.get(table):
+            job_id, pipeline = heapq.heappop(line)
+            if (run := self._runs.get(job_id)) is not None and not run.job.is_terminal:
+                run.give_back(pipeline)
+                self._queue(run)
+                return
+
+    # ---------------------------------------------------------------- heartbeat and the end
+
+    def _beat(self) -> None:
+        self._identity = replace(self._identity, beat=self._identity.beat + 1)
+        try:
+            self._store.beat(self._identity)
+        except StoreUnavailableError as error:
+            log.warning("heartbeat_failed error=%s", error.what)
+        self._later(self._lease_seconds / 3, self._beat)
+
+    def _begin_closing(self) -> None:
+        self._closing = True
+        for task_id in self._active:
+            self._workers.deliver(task_id, Stage.CHECKPOINT)
+        self._later(HAND_BACK_SECONDS, self._end_what_is_left)
+
+    def _end_what_is_left(self) -> None:
+        for task_id in self._active:
+            self._workers.deliver(task_id, Stage.KILL)
+
+    def _hand_back(self) -> None:
+        """Let go of every job, so that the next executor takes it up without counting a recovery."""
+        if self._closed.is_set():
+            return
+        waiting = list(self._runs.values())
+        self._runs.clear()
+        for run in waiting:
+            self._release(run)
+        self._closed.set()
+
+    def _release(self, run: JobRun) -> None:
+        records = list(run.records.values())
+        now = self._clock.now()
+
+        def decide(job: Job) -> Change | None:
+            if job.is_over or not self._mine(job, run):
+                return None
+            if run.is_drained and not run.taken:
+                return close_job(job, run.plan, records, now)
+            return Change(replace(job, executor_id=None), made_from=job.version)
+
+        try:
+            self._ledger.write(run.job.job_id, decide)
+        except SluicegateError:
+            log.exception("hand_back_failed job_id=%s", run.job.job_id)
+
+    def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
+        self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
+
+
+def _told(ended: TaskEnded, settled: Settled) -> TaskEnded:
+    """What a worker that died would have said, read from its table's log."""
+    outcome = "success" if settled.complete else "failed"
+    return replace(ended, outcome=outcome, stats=settled.stats)
+
+
+def _end_lines(task: TaskRecord, ended: Ended) -> Sequence[LogEntry]:
+    """The log lines that an end of an attempt leaves: a stop, an error, a wait."""
+    lines: list[LogEntry] = []
+
+    def say(message: str, level: str = "info") -> None:
+        lines.append(LogEntry(task.job_id, ended.at, message, task.task_id, level))
+
+    if task.stop is not None:
+        killed = f", {task.stop.processes_killed} processes killed" if task.stop.processes_killed else ""
+        say(
+            f"{task.pipeline} stopped at stage {task.stop.stage} after {task.stop.latency_ms:.0f} ms{killed}"
+        )
+        if task.stop.where:
+            say("it hung here: " + " > ".join(task.stop.where))
+    if ended.event is TaskEvent.FAIL and ended.error:
+        say(f"{task.pipeline} failed: {ended.error}", "error")
+    if ended.event is TaskEvent.WAIT:
+        say(f"{task.pipeline} waits for attempt {task.attempt}: {ended.error or ended.message}", "warning")
+    return tuple(lines)
+

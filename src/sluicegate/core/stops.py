@@ -1,0 +1,74 @@
+"""Climbing the ladder: one `TaskStopping` per task that has to end, driven by a monotonic clock. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluicegate.core.cancellation import LADDER, CancelPolicy, Stage, next_stage_in, stage_due
+from sluicegate.core.job import StopMode
+from sluicegate.core.receipt import Cause
+
+
+@dataclass(slots=True)
+class TaskStopping:
+    """A task on its way to its end: since when, why, and how far the ladder was climbed.
+
+    `ends_job_too` tells a stop of the job (its tasks end `cancelled`) from a task's own timeout (`failed`).
+    """
+
+    task_id: str
+    since: float
+    policy: CancelPolicy
+    mode: StopMode
+    cause: Cause
+    requested_by: str | None = None
+    reason: str | None = None
+    delivered: Stage | None = None
+    where: tuple[str, ...] = ()
+    deferred_seconds: float = 0.0
+    _shielded_since: float | None = field(default=None)
+    _shielded_until: float = 0.0
+
+    @property
+    def is_own_timeout(self) -> bool:
+        """Whether the attempt ran out of its own time; then it fails and may be retried."""
+        return self.cause in (Cause.TIMEOUT, Cause.STALL) and self.requested_by is None
+
+    def due(self, now: float) -> Stage | None:
+        """Return the stage to deliver now, or `None` when nothing new is due."""
+        if self._is_shielded(now):
+            return None
+        stage = stage_due(self.policy, self.mode, now - self.since, self.deferred_seconds)
+        if stage is None or (
+            self.delivered is not None and LADDER.index(stage) <= LADDER.index(self.delivered)
+        ):
+            return None
+        self.delivered = stage
+        return stage
+
+    def next_in(self, now: float) -> float | None:
+        """Seconds until something can be due, or `None`."""
+        if self._is_shielded(now):
+            return max(0.0, self._shielded_until - now)
+        return next_stage_in(self.policy, self.mode, now - self.since, self.deferred_seconds)
+
+    def shield(self, now: float, until_seconds: float | None) -> None:
+        """The task entered a shield that lasts `until_seconds` at most, or left it (`None`)."""
+        if until_seconds is not None:
+            self._shielded_since = max(now, self.since)
+            self._shielded_until = now + until_seconds
+        else:
+            self._unshield(now)
+
+    def _is_shielded(self, now: float) -> bool:
+        if self._shielded_since is None or self.mode is StopMode.FORCE:
+            return False
+        if now >= self._shielded_until:
+            self._unshield(self._shielded_until)
+            return False
+        return True
+
+    def _unshield(self, now: float) -> None:
+        if self._shielded_since is not None:
+            self.deferred_seconds += max(0.0, now - self._shielded_since)
+            self._shielded_since = None
