@@ -1,0 +1,100 @@
+"""One small process per executor: it adopts every orphan of our tasks, and ends all trees when its executor dies.
+
+It starts the zygote, answers requests to end a worker's tree, and otherwise waits. It holds no task's memory, runs no
+user code and loads no library, so there is little that could kill it; if something does, the executor replaces it.
+
+Messages in: `{"kill": [pid, started], "id"}`, `{"terminate": [pid, started]}`, `{"sweep": true, "id"}`.
+Messages out: `{"guard": pid, "zygote": pid}` once, then `{"id", "killed"}` for each kill and sweep.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+
+from sluicegate.workers.channel import Channel, ChannelClosedError, Message
+from sluicegate.workers.process_tree import (
+    ProcessId,
+    become_subreaper,
+    die_with_parent,
+    kill_below,
+    kill_tree,
+    signal_tree,
+)
+
+
+def main() -> None:
+    """Run as `python -m sluicegate.workers.guard CONTROL_FD ZYGOTE_FD`."""
+    control_fd, zygote_fd = int(sys.argv[1]), int(sys.argv[2])
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        # A terminal or a service manager signals whole groups; the guard ends when its executor does.
+        signal.signal(signum, signal.SIG_IGN)
+    become_subreaper()
+    zygote = _start_zygote(zygote_fd, control_fd)
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    control = Channel(socket.socket(fileno=control_fd))
+    control.send({"guard": os.getpid(), "zygote": zygote})
+    try:
+        while True:
+            readable, _, _ = select.select([control, wake_reader], [], [])
+            if wake_reader in readable:
+                os.read(wake_reader, 4096)
+                if _reap(zygote):
+                    break  # without a zygote there are no workers: end, and be replaced
+            if control in readable:
+                for message in control.receive_ready():
+                    _answer(control, message, zygote)
+    except ChannelClosedError:
+        pass
+    kill_below(os.getpid())
+
+
+def _start_zygote(zygote_fd: int, control_fd: int) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(zygote_fd)
+        return pid
+    try:
+        os.close(control_fd)
+        die_with_parent(parent)
+        from sluicegate.workers.zygote import serve
+
+        serve(Channel(socket.socket(fileno=zygote_fd)))
+    finally:
+        os._exit(0)
+
+
+def _answer(control: Channel, message: Message, zygote: int) -> None:
+    killed = 0
+    if "terminate" in message:
+        signal_tree(ProcessId(*message["terminate"]), signal.SIGTERM)
+        return
+    if "kill" in message:
+        killed = kill_tree(ProcessId(*message["kill"]))
+    # What a dead worker left has come to us as orphans; the zygote is our only child of our own.
+    killed += kill_below(os.getpid(), spare=frozenset({zygote}))
+    control.send({"id": message["id"], "killed": killed})
+
+
+def _reap(zygote: int) -> bool:
+    """Reap what has exited. Returns whether the zygote was among it."""
+    gone = False
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return gone
+        if not pid:
+            return gone
+        gone = gone or pid == zygote
+
+
+if __name__ == "__main__":
+    main()

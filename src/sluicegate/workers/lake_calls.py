@@ -1,0 +1,53 @@
+"""The lake, asked by call name: what a reader process answers, and what a command without a server calls directly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sluicegate.core.job import TaskStats
+from sluicegate.core.ports import Settled
+from sluicegate.lake.tables import Lake
+
+
+def answer(settings: Mapping[str, Any], call: str, arguments: Mapping[str, Any]) -> Any:
+    """Answer one of the calls of `core.ports.Tables` in plain JSON values."""
+    tables = LakeTables(settings["lake"])
+    if call == "settle":
+        return asdict(tables.settle(**arguments))
+    if call == "list_tables":
+        return tables.list_tables()
+    return tables.describe(**arguments)
+
+
+class LakeTables:
+    """`core.ports.Tables` in this process. It loads Arrow and Delta Lake, so a server asks a process of its own."""
+
+    def __init__(self, root: str) -> None:
+        self._lake = Lake(root)
+
+    def settle(self, table: str, task_id: str) -> Settled:
+        """Read from the table's log what the task committed."""
+        found = self._lake.settle(table, task_id)
+        stats = TaskStats(found.rows, found.bytes, found.files, found.units, found.version)
+        return Settled(stats, found.complete)
+
+    def list_tables(self) -> list[dict[str, Any]]:
+        """Return `name`, `version`, `row_count` and `columns` of each table."""
+        listed = []
+        for name in self._lake.list_tables():
+            facts = self._lake.describe(name, limit=0)
+            listed.append(
+                {
+                    "name": name,
+                    "version": facts["version"],
+                    "row_count": facts["row_count"],
+                    "columns": len(facts["schema"]),
+                }
+            )
+        return listed
+
+    def describe(self, table: str, *, limit: int, version: int | None) -> dict[str, Any]:
+        """Return `name`, `schema`, `version`, `row_count`, `preview`."""
+        return self._lake.describe(table, limit, version)

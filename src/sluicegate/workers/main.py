@@ -1,0 +1,351 @@
+"""What a worker process runs: one task at a time in its main thread, and a control thread that hears the executor.
+
+Messages in: `run`, `stage` (checkpoint, interrupt), `permit`, `load`, `call` (a request to read the lake).
+Messages out: `loaded`, `opened`, `permit`, `committed`, `progress`, `log`, `shield`, `hung`, `ended`, `reply`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import io
+import logging
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sluicegate.errors import Cancelled, SluicegateError
+from sluicegate.registry import LoadError, Registry, load
+from sluicegate.task import Task
+from sluicegate.workers.attempt import Attempt
+from sluicegate.workers.channel import Channel, ChannelClosedError, Message
+from sluicegate.workers.process_tree import become_subreaper, die_with_parent, has_children
+
+# A signal that programs do not use, so that a task's own handlers stay its own.
+INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
+PRELOADABLE: Final = ("pyarrow", "deltalake", "polars", "duckdb", "pandas", "numpy")
+STACK_DEPTH_MAX: Final = 40
+MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
+
+
+def run_worker(fds: list[int], settings: dict[str, Any], parent: int) -> None:
+    """Become a worker. Returns when the executor closes the channel."""
+    channel_fd, stdout_fd, stderr_fd = fds
+    os.setsid()  # a task that signals its own group hits nobody else, and no terminal reaches it
+    die_with_parent(parent)
+    become_subreaper()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (stdout_fd, 1), (stderr_fd, 2)):
+        os.dup2(source, target)
+        os.close(source)
+    sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115, PTH123 - descriptors, not files
+    sys.stdout = _text(1)
+    sys.stderr = _text(2)
+    Worker(Channel(socket.socket(fileno=channel_fd)), settings).serve()
+
+
+def _text(fd: int) -> io.TextIOWrapper:
+    """A line-buffered text stream: what a task prints is seen at once."""
+    raw = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115, PTH123
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
+
+
+class Worker:
+    """The process's two threads and what they share: the running attempt."""
+
+    def __init__(self, channel: Channel, settings: dict[str, Any]) -> None:
+        self._channel, self._settings = channel, settings
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._registry: Registry | None = None
+        self._task: Task | None = None
+        self._attempt: Attempt | None = None
+        self._interruptible = False
+        self._interrupt_due = False
+        self._stage: str | None = None
+        self._where: list[str] = []
+        self._main_thread = threading.get_ident()
+        self._pristine: _Pristine | None = None
+
+    def serve(self) -> None:
+        """Do what the executor says until it closes the channel."""
+        signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+        while (message := self._inbox.get()) is not None:
+            try:
+                match message["kind"]:
+                    case "run":
+                        self._run(message)
+                    case "load":
+                        self._load(message)
+                    case "call":
+                        self._reply(message)
+            except ChannelClosedError:
+                return
+
+    # ---------------------------------------------------------------- the control thread
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = self._channel.receive()
+                match message["kind"]:
+                    case "stage":
+                        self._deliver(message)
+                    case "permit":
+                        if self._attempt is not None:
+                            self._attempt.answer_permit(message["refused"])
+                    case _:
+                        self._inbox.put(message)
+        except ChannelClosedError:
+            # The executor is gone or has let go of us. The guard ends our tree; this ends at least ourselves.
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _deliver(self, message: Message) -> None:
+        task = self._task
+        if task is None or task.task_id != message["task_id"]:
+            return
+        self._stage = message["stage"]
+        task.request_stop()
+        if message["stage"] == "interrupt":
+            self._where = self._stack()
+            self._send({"kind": "hung", "where": self._where})
+            self._interrupt_due = True
+            signal.pthread_kill(self._main_thread, INTERRUPT_SIGNAL)
+
+    def _stack(self) -> list[str]:
+        """Where the main thread stands: code positions only, never values; outermost last."""
+        frame = sys._current_frames().get(self._main_thread)
+        where: list[str] = []
+        while frame is not None and len(where) < STACK_DEPTH_MAX:
+            code = frame.f_code
+            if "sluicegate/workers" not in code.co_filename:
+                where.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}")
+            frame = frame.f_back
+        return where
+
+    # ---------------------------------------------------------------- the main thread
+
+    def _on_interrupt(self, *_: object) -> None:
+        task = self._task
+        if task is None or not task.cancelled or task.shielded:
+            return  # meant for an earlier task, or to be tried again when the shield ends
+        if self._interruptible and self._interrupt_due:
+            self._interrupt_due = False
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def _user_code(self) -> Iterator[None]:
+        """A stretch of the pipeline's own code: here an interrupt may raise `Cancelled` anywhere."""
+        try:
+            self._interruptible = True
+            self._on_interrupt()
+            yield
+        finally:
+            self._interruptible = False
+
+    def _load(self, message: Message) -> None:
+        try:
+            self._registry = load(message["target"])
+        except LoadError as error:
+            problems = [problem_dict(problem) for problem in error.problems]
+            self._send({"kind": "loaded", "problems": problems})
+            return
+        finally:
+            # Whatever the user's files started at import belongs to this worker, not to a task.
+            self._pristine = _Pristine()
+        if not message["report"]:
+            return
+        for pipeline in self._registry.pipelines.values():
+            self._send({"kind": "spec", "spec": pipeline.spec.to_dict()})
+        modules = [name for name in PRELOADABLE if name in sys.modules]
+        self._send({"kind": "loaded", "modules": modules})
+
+    def _run(self, order: Message) -> None:
+        if self._pristine is None:
+            self._pristine = _Pristine()
+        if self._registry is None and self._settings.get("target"):
+            self._registry = load(self._settings["target"])
+        pipeline = self._registry.pipelines.get(order["pipeline"]) if self._registry else None
+        if pipeline is None:
+            error = f"pipeline {order['pipeline']!r} is not in the code any more"
+            ended: Message = {"outcome": "failed", "error": error, "stats": {}}
+        else:
+            log = _logger(order["task_id"], self._send)
+            task = Task(
+                job_id=order["job_id"],
+                task_id=order["task_id"],
+                attempt=order["attempt"],
+                params=order["params"],
+                log=log,
+                runtime=self,
+            )
+            self._stage, self._where, self._interrupt_due = None, [], False
+            self._attempt = Attempt(
+                order, pipeline, task, self._settings, self._send, self._user_code
+            )
+            self._task = task
+            ended = contextvars.copy_context().run(self._attempt.run)
+            self._task = self._attempt = None
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        dirt = self._pristine.restore()
+        signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
+        ended |= {"kind": "ended", "task_id": order["task_id"], "dirt": dirt}
+        if ended["outcome"] == "cancelled":
+            ended |= {"stage": self._stage or "checkpoint", "where": self._where}
+        self._send(ended)
+
+    def _reply(self, message: Message) -> None:
+        """Answer a question about the lake."""
+        from sluicegate.workers.lake_calls import answer
+
+        try:
+            result = answer(self._settings, message["call"], message["arguments"])
+            self._send({"kind": "reply", "id": message["id"], "result": result})
+        except SluicegateError as error:
+            facts = {"code": error.code, "what": error.what, "mend": error.mend}
+            self._send({"kind": "reply", "id": message["id"], "error": facts})
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            facts = {"code": "lake_unreadable", "what": f"could not read the lake: {error}", "mend": ""}
+            self._send({"kind": "reply", "id": message["id"], "error": facts})
+
+    def _send(self, message: Message) -> None:
+        self._channel.send(message)
+
+    # ---------------------------------------------------------------- what a task asks of its runtime
+
+    def progress(self, done: float, total: float | None, unit: str) -> None:
+        """Tell the executor how far the task is."""
+        self._send({"kind": "progress", "done": done, "total": total, "unit": unit})
+
+    def shield(self, seconds: float | None) -> None:
+        """Tell the executor that a shield began or ended."""
+        self._send({"kind": "shield", "seconds": seconds})
+
+    def failed_callback(self, what: str) -> None:
+        """Tell the executor that an `on_cancel` callback raised."""
+        self._send(_log_message("warning", f"on_cancel callback failed: {what}"))
+
+
+class _Pristine:
+    """What a task may change in its process, as it was before; and whether it could be put back."""
+
+    def __init__(self) -> None:
+        self._threads = {thread.ident for thread in threading.enumerate()}
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._environ = dict(os.environ)
+        self._cwd = os.getcwd()
+        self._umask = _umask()
+        self._streams = sys.stdin, sys.stdout, sys.stderr
+        self._descriptors = [_identity(fd) for fd in (0, 1, 2)]
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self._path = list(sys.path)
+        self._memory = _peak_bytes()
+
+    def restore(self) -> str | None:
+        """Put everything back. Returns what could not be: then no other task may run here."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler:
+                if handler is None:
+                    return "a signal handler was replaced"
+                signal.signal(number, handler)
+        if os.environ != self._environ:
+            os.environ.clear()
+            os.environ.update(self._environ)
+        os.umask(self._umask)
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        sys.path[:] = self._path
+        try:
+            if os.getcwd() != self._cwd:
+                os.chdir(self._cwd)
+        except OSError:
+            return "its working directory is gone"
+        if [_identity(fd) for fd in (0, 1, 2)] != self._descriptors:
+            return "its standard streams were replaced"
+        if {limit: resource.getrlimit(limit) for limit in _LIMITS} != self._limits:
+            return "its resource limits were changed"
+        if {thread.ident for thread in threading.enumerate()} - self._threads:
+            return "a thread is still running"
+        _reap_finished()
+        if has_children():
+            return "a child process is still running"
+        if _peak_bytes() - self._memory > MEMORY_GROWTH_BYTES_MAX:
+            return "it has grown too large"
+        return None
+
+
+_SIGNALS: Final = tuple(
+    number
+    for number in signal.valid_signals()
+    if number not in (signal.SIGKILL, signal.SIGSTOP)
+)
+_LIMITS: Final = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
+
+
+def _umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reap_finished() -> None:
+    """Reap children and adopted orphans that have exited."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+class _TaskLogHandler(logging.Handler):
+    """Sends records to the job's logs."""
+
+    def __init__(self, send: Any) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._send(_log_message(record.levelname.lower(), self.format(record)))
+        except ChannelClosedError:
+            self.handleError(record)
+
+
+def _logger(task_id: str, send: Any) -> logging.Logger:
+    log = logging.Logger(f"sluicegate.task.{task_id}", logging.DEBUG)
+    log.addHandler(_TaskLogHandler(send))
+    return log
+
+
+def _log_message(level: str, line: str) -> Message:
+    return {"kind": "log", "at": time.time(), "level": level, "message": line}
+
+
+def problem_dict(problem: Any) -> dict[str, Any]:
+    """A load problem as it crosses processes."""
+    from dataclasses import asdict
+
+    return asdict(problem)

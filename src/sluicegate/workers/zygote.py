@@ -1,0 +1,95 @@
+"""Forks workers from a process that has the libraries loaded, so that a new worker is ready in milliseconds.
+
+It imports libraries and never uses them, and never loads user code: a fork copies only the calling thread, so nothing
+here may have started work of its own.
+
+Messages in: `{"preload": [module]}`, `{"spawn": worker_id, "role", "settings"}` with three descriptors: the worker's
+channel, its stdout, its stderr. Messages out: `{"spawned": worker_id, "pid", "started"}`, `{"exited": pid, "status"}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import warnings
+from typing import NoReturn
+
+from sluicegate.workers.channel import Channel, ChannelClosedError, Message
+from sluicegate.workers.process_tree import find
+
+
+def serve(channel: Channel) -> None:
+    """Fork workers until the executor is gone."""
+    wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        while True:
+            readable, _, _ = select.select([channel, wake_reader], [], [])
+            if wake_reader in readable:
+                os.read(wake_reader, 4096)
+                _report_exits(channel)
+            if channel in readable:
+                for message in channel.receive_ready():
+                    _obey(channel, message, wake_reader, wake_writer)
+    except ChannelClosedError:
+        return
+
+
+def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
+    if "preload" in message:
+        for module in message["preload"]:
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(module)
+        # What is loaded now is shared by all workers: keep the collector from touching, and so copying, it.
+        gc.collect()
+        gc.freeze()
+    elif "spawn" in message:
+        fds = channel.take_fds(3)
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside a library's idle threads
+            pid = os.fork()
+        if not pid:
+            _become_worker(channel, message, fds, own_fds, parent)
+        for fd in fds:
+            os.close(fd)
+        process = find(pid)
+        channel.send(
+            {"spawned": message["spawn"], "pid": pid, "started": process.started if process else 0}
+        )
+
+
+def _become_worker(
+    channel: Channel, message: Message, fds: list[int], own_fds: tuple[int, ...], parent: int
+) -> NoReturn:
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        channel.close()
+        for fd in own_fds:
+            os.close(fd)
+        from sluicegate.workers.main import run_worker
+
+        run_worker(fds, message["settings"], parent)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _report_exits(channel: Channel) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        channel.send({"exited": pid, "status": status})
