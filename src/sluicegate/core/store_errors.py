@@ -1,0 +1,80 @@
+"""What can be wrong with a store: every back end raises these, and the core may catch them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sluicegate.errors import SluicegateError
+
+
+class StoreUnavailableError(SluicegateError):
+    """The store did not answer or could not write.
+
+    What was asked did not happen, or is found by reading again.
+
+    Args:
+        where: The store as a user knows it: a path or an address, without credentials.
+        why: What its driver said.
+    """
+
+    code = "store_unavailable"
+
+    def __init__(self, where: str, why: str, *, mend: str) -> None:
+        super().__init__(f"the store {where!r} cannot be used: {why}", mend=mend)
+        self.where, self.why = where, why
+
+
+class StoreTooNewError(SluicegateError):
+    """The store was written by a newer version of Sluicegate; it was not touched."""
+
+    code = "store_too_new"
+
+    def __init__(self, where: str, revision: str, known: str) -> None:
+        super().__init__(
+            f"the store {where!r} has schema revision {revision!r}, newer than {known!r}, "
+            "the newest that this version knows",
+            mend="upgrade sluicegate, or name another store",
+        )
+        self.where, self.revision, self.known = where, revision, known
+
+
+class UnknownStoreError(SluicegateError):
+    """The store's URL names no back end, or does not say where it is."""
+
+    code = "store_unknown"
+
+    def __init__(self, url: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"there is no store behind {_without_password(url)!r}",
+            mend=f"name one like {', '.join(known)}",
+        )
+
+
+class KeyExistsError(SluicegateError):
+    """A key that is not revoked has this name already."""
+
+    code = "key_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is a key named {name!r} already", mend="revoke it first, or choose another name"
+        )
+        self.name = name
+
+
+class KeyNotFoundError(SluicegateError):
+    """No key that is not revoked has this name."""
+
+    code = "key_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no live key named {name!r}", mend="list the keys to see their names"
+        )
+        self.name = name
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    account, at, host = rest.rpartition("@")
+    return f"{scheme}{separator}{account.partition(':')[0]}{at}{host}"

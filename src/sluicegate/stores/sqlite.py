@@ -1,0 +1,101 @@
+"""SQLite: how its connections are made and what its errors mean. All else is in `sql`.
+
+One connection writes; readers have their own and, by the write-ahead log, neither wait for the
+writer nor hold it up.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.dialects.sqlite import insert
+
+from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.stores.sql import SqlStore
+
+_READERS_MAX: Final = 8
+_BUSY_SECONDS: Final = 10
+
+_PRAGMAS: Final = (
+    f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}",  # first: the ones below may have to wait
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # a commit that was answered survives a loss of power
+    "PRAGMA foreign_keys = OFF",  # rows that belong together are written together
+    "PRAGMA cache_size = -16000",  # KiB
+    "PRAGMA journal_size_limit = 67108864",  # bytes that the log keeps after a burst
+)
+
+_MENDS: Final = (
+    ("locked", "another process is writing to it for long; stop that one, or try again"),
+    ("full", "free some space on its disk, then try again"),
+    ("readonly", "let this user write to the file and to its folder"),
+    ("unable to open", "check that its folder exists and that this user may write to it"),
+    (
+        "not a database",
+        "the file is damaged or not a store: put a backup in its place or move it away",
+    ),
+    ("malformed", "the file is damaged: put a backup in its place or move it away"),
+)
+
+
+def open_sqlite(path: str) -> SqlStore:
+    """Open the database file at `path`; it and its folder are made when missing."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(
+            path, f"its folder cannot be made: {error.strerror}", mend="choose another folder"
+        ) from error
+    if Path(path).exists() and not os.access(path, os.W_OK):
+        # SQLite would say so only at the first write.
+        raise StoreUnavailableError(path, "it is readonly", mend=_mend("readonly"))
+    return SqlStore(
+        where=path,
+        writing=_engine(path, "BEGIN IMMEDIATE", connections_max=1),
+        reading=_engine(
+            path, "BEGIN", connections_max=_READERS_MAX, also=("PRAGMA query_only = ON",)
+        ),
+        insert=insert,
+        mend=_mend,
+    )
+
+
+def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...] = ()) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=path),
+        pool_size=connections_max,
+        max_overflow=0,
+        # The driver must begin nothing by itself: it would begin deferred, and find another writer
+        # only half-way.
+        connect_args={
+            "isolation_level": None,
+            "timeout": _BUSY_SECONDS,
+            "check_same_thread": False,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        for pragma in (*_PRAGMAS, *also):
+            connection.execute(pragma)
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode != "wal":
+            raise StoreUnavailableError(
+                path,
+                "its file system allows no write-ahead log",
+                mend="keep the store on a local disk",
+            )
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _mend(why: str) -> str:
+    return next((mend for word, mend in _MENDS if word in why), "look at the file and at its disk")
