@@ -1,1 +1,17 @@
 """Sluicegate runs medallion data pipelines and stops them cleanly."""
+
+from sluicegate.core.cancellation import CancelPolicy
+from sluicegate.declare import bronze, gold, silver, table
+from sluicegate.errors import Cancelled, SluicegateError
+from sluicegate.task import Task
+
+__all__ = [
+    "CancelPolicy",
+    "Cancelled",
+    "SluicegateError",
+    "Task",
+    "bronze",
+    "gold",
+    "silver",
+    "table",
+]

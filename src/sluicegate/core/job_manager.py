@@ -115,6 +115,7 @@ class JobManager:
         self._store, self._ledger, self._clock = store, ledger, clock
         self.catalog = catalog
         self.wake = wake
+        self.executor_id: str | None = None  # whose jobs new ones are from the start, sparing a claim
 
     # ---------------------------------------------------------------- run
 
@@ -159,6 +160,8 @@ class JobManager:
             full_refresh=request.full_refresh,
             code_version=self.catalog.code_version,
             idempotency_key=idempotency_key,
+            executor_id=self.executor_id,
+            lease=1 if self.executor_id else 0,
         )
         created = Event("job.created", job.job_id, job.created_at, data={"status": job.status.value})
         outcome = self._ledger.create(Change(job, made_from=0, plan=plan, events=(created,)))

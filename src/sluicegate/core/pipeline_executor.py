@@ -713,7 +713,13 @@ class PipelineExecutor:
         )
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
-        """Read the table's log aside; the table is the truth after a crash."""
+        """Read the table's log aside; the table is the truth after a crash.
+
+        An attempt that never asked for a permit has committed nothing: what is stored is all there is.
+        """
+        if not record.permits:
+            then(Settled(record.stats, complete=False))
+            return
 
         def read() -> None:
             try:

@@ -55,6 +55,7 @@ CLOSE_SECONDS: Final = 8.0
 CALL_SECONDS: Final = 120.0
 LOAD_SECONDS: Final = 300.0
 RESPAWN_PAUSE_SECONDS: Final = 0.5
+LAKE_MODULES: Final = ("sluicegate.lake.writer", "sluicegate.lake.inputs", "sluicegate.workers.lake_calls")
 
 
 class WorkersUnavailableError(SluicegateError):
@@ -180,8 +181,7 @@ class LocalWorkers:
         self._listener = listener
         with self._lock:
             self._pool_wanted = self._capacity
-            if self._modules:
-                self._send_zygote({"preload": self._modules})
+            self._send_zygote({"preload": [*LAKE_MODULES, *self._modules]})
             self._fill_pool()
 
     def run(self, assignment: Assignment) -> None:
@@ -615,8 +615,7 @@ class LocalWorkers:
         self._restart_at = None
         try:
             self._start_guard()
-            if self._modules:
-                self._send_zygote({"preload": self._modules})
+            self._send_zygote({"preload": [*LAKE_MODULES, *self._modules]})
             self._fill_pool()
         except OSError as error:
             log.error("guard_not_started error=%s", error)

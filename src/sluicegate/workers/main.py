@@ -21,9 +21,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from sluicegate import declare
 from sluicegate.errors import Cancelled, SluicegateError
 from sluicegate.registry import LoadError, Registry, load
 from sluicegate.task import Task
+from sluicegate.workers import attempt
 from sluicegate.workers.attempt import Attempt
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
 from sluicegate.workers.process_tree import become_subreaper, die_with_parent, has_children
@@ -128,10 +130,11 @@ class Worker:
         where: list[str] = []
         while frame is not None and len(where) < STACK_DEPTH_MAX:
             code = frame.f_code
-            if "sluicegate/workers" not in code.co_filename:
-                where.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}")
+            if code.co_filename == attempt.__file__:
+                break  # from here outwards it is our own code
+            where.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}")
             frame = frame.f_back
-        return where
+        return [line for line in where if not line.startswith(declare.__file__)]
 
     # ---------------------------------------------------------------- the main thread
 
