@@ -15,7 +15,8 @@ export class ApiError extends Error {
 
 function readable(status, problem) {
   if (status === 0) return "The server does not answer.";
-  const text = typeof problem.detail === "string" ? problem.detail : problem.title;
+  const what = typeof problem.detail === "string" ? problem.detail : problem.title;
+  const text = problem.mend && !what?.includes(problem.mend) ? `${what ?? ""}\n${problem.mend}` : what;
   return text || `The server answered ${status} without saying why.`;
 }
 

@@ -1,7 +1,7 @@
 // Elements that tell time: one ticker for the whole page keeps them right.
 
 import { el, setText } from "./dom.js";
-import { absolute, elapsed, relative } from "./format.js";
+import { absolute, elapsed, elapsedCompact, instant, relative } from "./format.js";
 
 const listeners = new Set();
 
@@ -11,9 +11,14 @@ export function timeElement(iso) {
   return el("time", { datetime: iso, title: absolute(iso), "data-relative": "" }, relative(iso));
 }
 
-/** A span that counts up from an instant. */
-export function elapsedElement(iso) {
-  return el("span", { class: "elapsed", "data-since": iso }, elapsed(iso));
+/** A `<time>` that reads as date and time to the second, in the reader's zone. */
+export function instantElement(iso) {
+  return el("time", { datetime: iso, title: absolute(iso) }, instant(iso));
+}
+
+/** A span that counts up from an instant; `compact` for where room is short. */
+export function elapsedElement(iso, { compact = false } = {}) {
+  return el("span", { class: "elapsed", "data-since": iso, "data-compact": compact }, (compact ? elapsedCompact : elapsed)(iso));
 }
 
 /** Call `listener` every second; returns the function that ends it. */
@@ -25,7 +30,9 @@ export function onTick(listener) {
 function tick() {
   if (document.hidden) return;
   for (const node of document.querySelectorAll("time[data-relative]")) setText(node, relative(node.dateTime));
-  for (const node of document.querySelectorAll("[data-since]")) setText(node, elapsed(node.dataset.since));
+  for (const node of document.querySelectorAll("[data-since]")) {
+    setText(node, ("compact" in node.dataset ? elapsedCompact : elapsed)(node.dataset.since));
+  }
   for (const listener of listeners) listener();
 }
 

@@ -1,10 +1,10 @@
 // One job: its facts, receipt, errors, timeline, plan and logs.
 
 import { get, jobPath } from "./api.js";
-import { elapsedElement, timeElement } from "./clock.js";
-import { byId, el, errorBlock, keyedList, skeleton, whenChanged } from "./dom.js";
+import { elapsedElement, instantElement, timeElement } from "./clock.js";
+import { byId, el, errorBlock, keyedList, replaceFocused, skeleton, whenChanged } from "./dom.js";
 import { coalesce } from "./events.js";
-import { duration, errorText, number } from "./format.js";
+import { duration, number, taskPipeline } from "./format.js";
 import { drawPlan } from "./graph.js";
 import { createLogs } from "./logs.js";
 import { receiptParts } from "./receipt.js";
@@ -27,6 +27,7 @@ function buildPage(jobId, backTo) {
     actions: el("div", { class: "job-actions", "data-job-id": jobId }),
     bar: el("progress", { max: 100, "aria-label": "Progress" }),
     count: el("span", { class: "job-count" }),
+    origin: el("span", { class: "soft details-origin" }),
     error: part("error", "Errors", el("div", { class: "errors" })),
     receipt: part("receipt", "Receipt", el("div", {})),
     timeline: part("timeline", "Timeline", timeline.element),
@@ -43,18 +44,19 @@ function buildPage(jobId, backTo) {
   byId("view-details").replaceChildren(
     el("p", { class: "crumbs" }, el("a", { href: backTo }, "← History")),
     el("div", { class: "view-head details-head" }, el("div", { class: "details-title" }, page.heading, page.badge), page.actions),
-    el("div", { class: "details-progress", hidden: true }, page.bar, page.count),
+    el("div", { class: "details-progress", hidden: true }, page.bar, page.count, page.origin),
     page.state, columns);
   page.progress = page.bar.parentElement;
   return { page, timeline, logs };
 }
 
 /** Functions that draw each part, only when what it shows changed. */
-function buildDrawers(jobId, page) {
+function buildDrawers(page) {
   const errorRows = keyedList(page.error.querySelector(".errors"), { key: (item) => item.key, create: errorRow, update: () => null });
   return {
+    origin: whenChanged(({ at, who }) => page.origin.replaceChildren("created ", timeElement(at), who && ` by ${who}`)),
     badge: whenChanged((status) => page.badge.replaceChildren(statusBadge(status))),
-    actions: whenChanged((value) => page.actions.replaceChildren(...[stopButton(value)].filter(Boolean))),
+    actions: whenChanged((value) => replaceFocused(page.actions, [stopButton(value)].filter(Boolean), () => page.heading)),
     facts: whenChanged((job) => page.facts.querySelector("dl").replaceChildren(...factRows(job))),
     params: whenChanged((values) => showPairs(page.params, values)),
     labels: whenChanged((values) => showPairs(page.labels, values)),
@@ -70,7 +72,6 @@ function buildDrawers(jobId, page) {
       page.error.hidden = items.length === 0;
       errorRows(items);
     },
-    jobId,
   };
 }
 
@@ -78,7 +79,6 @@ function draw() {
   const { job, page, drawers, timeline, logs } = current;
   page.state.replaceChildren();
   page.heading.textContent = job.job_name || job.job_id;
-  page.heading.id = "details-title";
   document.title = `${job.job_name || job.job_id} · ${job.status} · Sluicegate`;
   drawers.badge(job.status);
   drawers.actions({ jobId: job.job_id, kind: stopKind(job), since: job.cancellation?.requested_at });
@@ -86,6 +86,7 @@ function draw() {
   page.progress.dataset.status = job.status;
   page.bar.value = job.progress_percent ?? 0;
   page.count.textContent = `${number(job.completed_tasks ?? 0)} of ${number(job.total_tasks ?? 0)} tasks`;
+  drawers.origin({ at: job.created_at, who: job.user_id ?? "" });
   drawers.facts(job);
   page.facts.hidden = false;
   drawers.params(job.params);
@@ -99,13 +100,10 @@ function draw() {
   logs.show(job);
 }
 
-/** The id of the pipeline that a task executes. */
-export const taskPipeline = (task) => `${task.layer}.${task.pipeline_name}`;
-
 function errorsOf(job) {
   const failed = (job.tasks ?? []).filter((task) => task.error);
-  const items = failed.map((task) => ({ title: taskPipeline(task), text: errorText(task.error), attempt: task.attempt }));
-  if (job.error) items.unshift({ title: "Job", text: errorText(job.error) });
+  const items = failed.map((task) => ({ title: taskPipeline(task), text: task.error, attempt: task.attempt }));
+  if (job.error) items.unshift({ title: "Job", text: job.error });
   return items.map((item) => ({ ...item, key: `${item.title} ${item.text}` }));
 }
 
@@ -121,27 +119,25 @@ function factRows(job) {
   const rows = [
     ["Id", el("code", { class: "mono id" }, job.job_id)],
     ["Started by", [job.user_id, job.trigger && `via ${job.trigger}`].filter(Boolean).join(" ") || "–"],
-    ["Created", timeElement(job.created_at)],
-    ["Started", job.started_at ? timeElement(job.started_at) : "not yet"],
+    ["Created", instantElement(job.created_at)],
+    ["Started", job.started_at ? instantElement(job.started_at) : "not yet"],
     ["Ended", endOf(job)],
     ["Took", isLive(job) && job.started_at ? elapsedElement(job.started_at) : duration(job.duration_seconds)],
     ["Timeout", job.timeout_seconds ? duration(job.timeout_seconds) : null],
     ["Priority", job.priority ? String(job.priority) : null],
     ["Resumes", jobLink(job.resumed_from)],
     ["Resumed by", jobLink(job.resumed_by)],
-    ["Code", job.code_version ? el("code", { class: "mono id" }, codeVersion(job.code_version)) : null],
+    ["Code", job.code_version ? el("code", { class: "mono id" }, job.code_version) : null],
   ];
   return rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
 }
 
 function endOf(job) {
   if (job.stopping) return el("span", {}, "stopping for ", elapsedElement(job.cancellation?.requested_at ?? job.created_at));
-  return job.completed_at ? timeElement(job.completed_at) : "not yet";
+  return job.completed_at ? instantElement(job.completed_at) : "not yet";
 }
 
 const jobLink = (jobId) => (jobId ? el("a", { href: `#/jobs/${jobId}`, class: "mono id" }, jobId) : null);
-
-const codeVersion = (version) => (typeof version === "string" ? version : [version.git_commit ?? version.commit, version.content_hash ?? version.hash].filter(Boolean).join(" · ") || JSON.stringify(version));
 
 function showPairs(section, values) {
   const pairs = Object.entries(values ?? {});
@@ -184,7 +180,7 @@ const readAgain = coalesce(load);
 export function openDetails(jobId, backTo) {
   closeDetails();
   const { page, timeline, logs } = buildPage(jobId, backTo);
-  current = { jobId, job: null, page, timeline, logs, drawers: buildDrawers(jobId, page) };
+  current = { jobId, job: null, page, timeline, logs, drawers: buildDrawers(page) };
   load();
 }
 

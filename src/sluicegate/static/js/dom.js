@@ -70,6 +70,13 @@ export function whenChanged(draw) {
   };
 }
 
+/** Replace the children of `parent`; focus that was on one of them goes to `fallback`, not to nowhere. */
+export function replaceFocused(parent, nodes, fallback) {
+  const hadFocus = parent.contains(document.activeElement);
+  parent.replaceChildren(...nodes);
+  if (hadFocus) fallback()?.focus();
+}
+
 /** A calm block for what is empty or went wrong: a title, a sentence, and what to do about it. */
 export function stateBlock(title, text, ...actions) {
   return el("div", { class: "state" },

@@ -35,8 +35,18 @@ export const elapsed = (iso) => {
   return seconds < 10 ? `${seconds} s` : duration(seconds);
 };
 
+/** The same in the least room, for a button: "51 s", "1:05", "2:10:00". */
+export function elapsedCompact(iso) {
+  const seconds = Math.max(0, Math.floor((nowMs() - Date.parse(iso)) / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  const two = (value) => String(value).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor((seconds % 3600) / 60)];
+  return hours > 0 ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+}
+
 const sameYear = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
 const otherYear = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 
@@ -52,11 +62,8 @@ export function relative(iso) {
 }
 
 export const absolute = (iso) => full.format(Date.parse(iso));
+export const instant = (iso) => exact.format(Date.parse(iso));
 export const timeOfDay = (iso) => clock.format(Date.parse(iso));
 
-/** The readable part of an error, which may be a string or an object. */
-export function errorText(error) {
-  if (error === null || error === undefined) return "";
-  if (typeof error === "string") return error;
-  return error.message ?? error.detail ?? JSON.stringify(error);
-}
+/** The id of the pipeline that a task executes, from any answer that holds tasks. */
+export const taskPipeline = (task) => task.pipeline ?? `${task.layer}.${task.pipeline_name}`;

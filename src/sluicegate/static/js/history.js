@@ -2,7 +2,7 @@
 
 import { get, jobPath, query } from "./api.js";
 import { elapsedElement, timeElement } from "./clock.js";
-import { byId, el, errorBlock, keyedList, setText, skeleton, stateBlock, whenChanged } from "./dom.js";
+import { byId, el, errorBlock, keyedList, replaceFocused, setText, skeleton, stateBlock, whenChanged } from "./dom.js";
 import { coalesce } from "./events.js";
 import { duration, number } from "./format.js";
 import { announce } from "./notify.js";
@@ -44,7 +44,9 @@ export function createJobItem(job) {
   const drawStatus = whenChanged((value) => status.replaceChildren(statusBadge(value)));
   const drawWhen = whenChanged((value) => when.replaceChildren(timeElement(value)));
   const drawTook = whenChanged((value) => took.replaceChildren(...tookParts(value)));
-  const drawActions = whenChanged((value) => actions.replaceChildren(...actionButtons(value)));
+  const drawActions = whenChanged((value) => {
+    replaceFocused(actions, actionButtons(value), () => actions.querySelector("[data-action=details]"));
+  });
 
   item.update = (next) => {
     item.dataset.status = next.status;
@@ -80,7 +82,7 @@ export function stopKind(job) {
 /** The stop button of a job, or nothing. */
 export function stopButton({ jobId, kind, since }) {
   if (kind === null) return null;
-  const parts = kind === "stop" ? ["Stop"] : ["Stop now", since && elapsedElement(since)];
+  const parts = kind === "stop" ? ["Stop"] : ["Stop now", since && elapsedElement(since, { compact: true })];
   return el("button", {
     class: "btn btn-danger", type: "button", "data-action": kind, "aria-describedby": `job-name-${jobId}`,
     onclick: (event) => stopJob(jobId, event),

@@ -2,14 +2,12 @@
 
 import { get, jobPath, query } from "./api.js";
 import { el, setText } from "./dom.js";
-import { absolute, number, timeOfDay } from "./format.js";
+import { absolute, number, taskPipeline, timeOfDay } from "./format.js";
 import { isLive } from "./status.js";
 
 const PAGE_SIZE = 500;
 const LINES_MAX = 3000;
 const FOLLOW_MS = 1500;
-/** A job that ended may still have lines under way; it is asked once more after this time. */
-const LAST_LOOK_MS = 2500;
 
 /** Make the logs of a job: `show(job)` says how it stands; `end()` stops asking. */
 export function createLogs(jobId) {
@@ -22,6 +20,8 @@ export function createLogs(jobId) {
   let state = { after: 0, total: 0, taskId: "" };
   let timer = null;
   let live = true;
+  let lastLook = false;
+  let started = false;
   let ended = false;
   let sticking = true;
   let names = new Map();
@@ -38,7 +38,8 @@ export function createLogs(jobId) {
       append(page.logs);
       setText(note, noteText());
       if (page.logs.length === PAGE_SIZE) wait = 0;
-      else if (!live) return;
+      else if (lastLook) return;
+      else lastLook = !live; // A job that just ended may have lines under way: one more look.
     } catch (error) {
       if (ended || asked !== state || error.status === 401) return;
       setText(note, `The logs could not be read: ${error.message} Trying again…`);
@@ -76,12 +77,13 @@ export function createLogs(jobId) {
     state = { after: 0, total: 0, taskId: select.value };
     lines.replaceChildren();
     sticking = true;
+    lastLook = false;
     setText(note, "Reading…");
     read();
   }
 
   function listTasks(tasks) {
-    const known = new Map(tasks.map((task) => [task.task_id, `${task.layer}.${task.pipeline_name}`]));
+    const known = new Map(tasks.map((task) => [task.task_id, taskPipeline(task)]));
     for (const [taskId, name] of known) if (!names.has(taskId)) select.append(el("option", { value: taskId }, name));
     const first = names.size === 0 && known.size > 0;
     names = known;
@@ -89,16 +91,14 @@ export function createLogs(jobId) {
     if (first) for (const cell of lines.querySelectorAll("[data-task-id]")) setText(cell, names.get(cell.dataset.taskId) ?? "");
   }
 
-  read();
   return {
     element,
     show(job) {
       listTasks(job.tasks ?? []);
-      if (live && !isLive(job)) {
-        live = false;
-        clearTimeout(timer);
-        timer = setTimeout(read, state.total === 0 ? 0 : LAST_LOOK_MS);
-      }
+      live = isLive(job);
+      if (started) return;
+      started = true;
+      read();
     },
     end() {
       ended = true;

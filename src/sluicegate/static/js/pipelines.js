@@ -42,7 +42,7 @@ function card(pipeline) {
       last ? statusBadge(last.status) : el("span", { class: "soft card-never" }, "never run")),
     doc && el("p", { class: "card-doc" }, doc.split("\n")[0]),
     el("dl", { class: "card-facts" },
-      ...fact("reads", dependsOn.length > 0 ? dependsOn.join(", ") : pipeline.files ? `files ${pipeline.files}` : null),
+      ...fact("reads", dependsOn.length > 0 ? dependsOn.join(", ") : pipeline.files ? `files ${[pipeline.files].flat().join(", ")}` : null),
       ...fact("fills", table ? el("span", {}, el("a", { href: `#/tables/${encodeURIComponent(table)}` }, table), mode && el("span", { class: "soft" }, ` ${mode}`)) : null),
       ...fact("last", last ? lastTask(last) : null)),
     may("operator") && el("div", { class: "card-actions" },
@@ -54,7 +54,8 @@ const fact = (name, value) => (value ? [el("dt", {}, name), el("dd", {}, value)]
 
 function lastTask(task) {
   const rows = task.stats?.rows;
-  return el("span", {}, timeElement(task.completed_at ?? task.started_at), rows !== null && rows !== undefined && task.status === "success" ? ` · ${plural(rows, "row")}` : "");
+  const when = timeElement(task.completed_at ?? task.started_at);
+  return el("span", {}, task.job_id ? el("a", { href: `#/jobs/${task.job_id}` }, when) : when, rows !== null && rows !== undefined && task.status === "success" ? ` · ${plural(rows, "row")}` : "");
 }
 
 function runButton(label, body, key) {

@@ -15,10 +15,10 @@ export function receiptParts(cancellation) {
     cancellation.outcome === "unconfirmed" && el("p", { class: "notice notice-warning" },
       "Not every process could be confirmed as ended, because contact was lost. The stop goes on being tried; nothing more can be committed."),
     cancellation.outcome === "finished" && el("p", { class: "notice" }, "Everything was done before the stop took effect."),
-    table("Stopped", ["Pipeline", "How", "After", "Processes killed"], stopped.map(stoppedRow)),
-    table("Kept as published", ["Table", "Version", "Rows"], kept.map((one) => [el("a", { href: `#/tables/${encodeURIComponent(one.table)}` }, one.table), numeric(one.version), numeric(one.rows)])),
+    table("Stopped", ["Pipeline", "How", "After", "Processes killed"], 2, stopped.map(stoppedRow)),
+    table("Kept as published", ["Table", "Version", "Rows"], 1, kept.map((one) => [el("a", { href: `#/tables/${encodeURIComponent(one.table)}` }, one.table), number(one.version), number(one.rows)])),
     notStarted.length > 0 && el("div", { class: "receipt-block" }, el("h3", {}, "Did not start"), el("p", { class: "id-list" }, notStarted.map((pipeline) => el("code", { class: "mono" }, pipeline)))),
-    table("Elsewhere", ["What", "Outcome", "Tries"], remote.map((one) => [one.what, one.outcome, numeric(one.tries)])),
+    table("Elsewhere", ["What", "Outcome", "Tries"], 2, remote.map((one) => [one.what, one.outcome, number(one.tries)])),
   ].filter(Boolean);
 }
 
@@ -30,7 +30,7 @@ function sentence(cancellation) {
     notStarted.length > 0 && `${plural(notStarted.length, "pipeline")} did not start`,
     kept.length > 0 && (kept.length === 1 ? "1 table stays as published" : `${number(kept.length)} tables stay as published`),
   ].filter(Boolean);
-  const speed = done ? ` and everything was still ${duration((cancellation.latency_ms ?? 0) / 1000)} later` : " and is still stopping";
+  const speed = done ? `; ${duration((cancellation.latency_ms ?? 0) / 1000)} later everything had stopped` : "; its tasks are still stopping";
   return [
     `${cause(cancellation)} ${MODES[cancellation.mode] ?? ""} `, timeElement(cancellation.requested_at), `${speed}.`,
     facts.length > 0 ? ` ${joined(facts)}.` : "",
@@ -40,30 +40,30 @@ function sentence(cancellation) {
 
 function cause({ cause: why, requested_by: who }) {
   if (why === "timeout") return "Its timeout stopped this job";
-  if (why === "stall") return "It made no progress and was stopped";
-  if (why === "superseded") return "Another job took over its table and stopped it";
+  if (why === "stall") return "Its lack of progress stopped this job";
+  if (why === "superseded") return "Another job that needed its table stopped this job";
   return `${who ?? "Someone"} stopped this job`;
 }
 
 const joined = (facts) => (facts.length < 3 ? facts.join(" and ") : `${facts.slice(0, -1).join(", ")} and ${facts.at(-1)}`);
 
-const numeric = (value) => el("span", { class: "numeric" }, number(value));
-
 function stoppedRow(one) {
-  const where = Array.isArray(one.where) ? one.where.join("\n") : one.where;
+  const where = (one.where ?? []).join("\n");
   const how = STAGES[one.stage] ?? one.stage ?? "–";
   return [
     one.pipeline,
-    where ? el("details", {}, el("summary", {}, `${how}, where it hung`), el("pre", { class: "mono" }, typeof where === "string" ? where : JSON.stringify(where, null, 1))) : how,
-    el("span", { class: "numeric" }, duration(one.latency_ms === null || one.latency_ms === undefined ? null : one.latency_ms / 1000)),
-    numeric(one.processes_killed),
+    where ? el("details", {}, el("summary", {}, `${how}, where it hung`), el("pre", { class: "mono" }, where)) : how,
+    duration(one.latency_ms === null || one.latency_ms === undefined ? null : one.latency_ms / 1000),
+    number(one.processes_killed),
   ];
 }
 
-function table(title, headings, rows) {
+/** A titled table; its columns from `numericFrom` on hold numbers. */
+function table(title, headings, numericFrom, rows) {
   if (rows.length === 0) return null;
+  const kind = (column) => column >= numericFrom && "is-numeric";
   return el("div", { class: "receipt-block" }, el("h3", {}, title),
     el("div", { class: "scroll-x" }, el("table", { class: "plain-table" },
-      el("thead", {}, el("tr", {}, headings.map((heading) => el("th", { scope: "col" }, heading)))),
-      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell))))))));
+      el("thead", {}, el("tr", {}, headings.map((heading, column) => el("th", { scope: "col", class: kind(column) }, heading)))),
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell, column) => el("td", { class: kind(column) }, cell))))))));
 }

@@ -33,10 +33,16 @@ const SHAPES = {
   cancelled: () => [svg("rect", { x: 2, y: 2, width: 8, height: 8, rx: 1.5, class: "shape-fill" })],
 };
 
+const shapeOf = (status) => (SHAPES[status] ?? SHAPES.pending)();
+
 /** The status's shape alone, for places where its word stands beside it. */
 export function statusShape(status) {
-  const shape = SHAPES[status] ?? SHAPES.pending;
-  return svg("svg", { class: `shape shape-${status}`, viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, ...shape());
+  return svg("svg", { class: `shape shape-${status}`, viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, ...shapeOf(status));
+}
+
+/** The same as a group with its corner at (x, y), to be drawn inside another picture. */
+export function statusShapeAt(status, x, y) {
+  return svg("g", { class: `shape-${status}`, transform: `translate(${x} ${y})` }, ...shapeOf(status));
 }
 
 /** The status as shape and word. */

@@ -2,7 +2,7 @@
 
 import { get, jobPath, post } from "./api.js";
 import { byId, el, setText, skeleton } from "./dom.js";
-import { duration, number, plural } from "./format.js";
+import { duration, number, plural, taskPipeline } from "./format.js";
 import { announce, toast } from "./notify.js";
 import { isActive, statusShape, stopIcon } from "./status.js";
 import { knownJob, onJob, publish } from "./store.js";
@@ -21,7 +21,7 @@ export async function stopJob(jobId, event) {
   event?.preventDefault();
   const job = knownJob(jobId);
   const escalating = Boolean(job?.stopping);
-  target = { jobId, name: job?.job_name || jobId, escalating, preview: null, opener: event?.currentTarget };
+  target = { jobId, name: job?.job_name || jobId, escalating, preview: null };
   openDialog();
   await loadPreview(target);
 }
@@ -83,7 +83,7 @@ function runningSentence(count, mode) {
 function expectedTime(running, mode) {
   const known = running.map((task) => task.expected_stop_ms).filter((ms) => ms !== null && ms !== undefined);
   if (mode === "graceful" && known.length === running.length) return `in about ${duration(Math.max(...known) / 1000)}`;
-  return names(running.map((task) => task.pipeline));
+  return names(running.map(taskPipeline));
 }
 
 const NAMES_MAX = 3;
@@ -138,10 +138,7 @@ function setBusy(busy) {
 }
 
 function close() {
-  const row = target?.opener?.closest("[data-job-id]");
   byId("stop-dialog").close();
-  // The button that opened the dialog may be gone with the job's state; focus stays in its row.
-  if (document.activeElement === document.body) row?.querySelector("button, a")?.focus();
 }
 
 /** Wire the dialog, once. */

@@ -86,10 +86,10 @@ function grid(schema, preview) {
 const typeText = (type) => (typeof type === "string" ? type : JSON.stringify(type));
 
 function cell(value, numeric) {
-  if (value === null || value === undefined) return el("td", { class: "is-null" }, "null");
+  if (value === null || value === undefined) return el("td", { class: numeric ? "is-null is-numeric" : "is-null" }, "null");
   const text = typeof value === "object" ? JSON.stringify(value) : String(value);
   const shown = text.length > CELL_MAX ? `${text.slice(0, CELL_MAX)}…` : text;
-  return el("td", { class: numeric ? "is-numeric" : null, title: text.length > 40 ? shown : null }, shown === "" ? el("span", { class: "soft" }, "empty") : shown);
+  return el("td", { class: numeric ? "is-numeric" : null, title: text.length > 40 ? shown : null }, shown === "" ? el("span", { class: "soft" }, "\"\"") : shown);
 }
 
 /** Show the tab; `name` is the selected table or `null`. */

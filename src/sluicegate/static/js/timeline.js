@@ -2,7 +2,7 @@
 
 import { onTick } from "./clock.js";
 import { el, keyedList, setText } from "./dom.js";
-import { duration, nowMs, number, plural } from "./format.js";
+import { duration, nowMs, number, plural, taskPipeline } from "./format.js";
 import { isActive, isLive, statusShape } from "./status.js";
 
 const ROWS_MAX = 400;
@@ -43,7 +43,7 @@ export function createTimeline() {
 
 /** Rows in order of start; those that never started come last, in plan order. */
 function rowsOf(job) {
-  const tasks = new Map((job.tasks ?? []).map((task) => [`${task.layer}.${task.pipeline_name}`, task]));
+  const tasks = new Map((job.tasks ?? []).map((task) => [taskPipeline(task), task]));
   const planned = new Set((job.plan ?? []).map((step) => step.pipeline));
   const pipelines = [...planned, ...[...tasks.keys()].filter((pipeline) => !planned.has(pipeline))];
   const rows = pipelines.map((pipeline) => ({ pipeline, task: tasks.get(pipeline) ?? null }));
@@ -70,8 +70,8 @@ const percent = (scale, ms) => Math.min(100, Math.max(0, ((ms - scale.startMs) /
 
 function tickLabel(seconds) {
   if (seconds < 60) return `${Number(seconds.toFixed(1))} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, "0")} min`;
-  return `${Math.floor(seconds / 3600)}:${String(Math.floor((seconds % 3600) / 60)).padStart(2, "0")} h`;
+  const [small, unit] = seconds < 3600 ? [60, "min"] : seconds < 86400 ? [3600, "h"] : [86400, "d"];
+  return seconds % small === 0 ? `${seconds / small} ${unit}` : `${Math.floor(seconds / small)}:${String(Math.round((seconds % small) / (small / 60))).padStart(2, "0")}`;
 }
 
 function axisParts(scale) {
