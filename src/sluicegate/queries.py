@@ -52,8 +52,9 @@ def _parse(query: str) -> Any:
     if len(statements) != 1:
         raise QueryError(f"the query holds {len(statements)} statements", mend=_ONE_SELECT)
     with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as connection:
-        row = connection.execute("select json_serialize_sql(?::varchar)", [query]).fetchone()
-    tree = json.loads(row[0]) if row else {"error": True}
+        asked = connection.execute("select json_serialize_sql(?::varchar)", [query])
+        [(text,)] = asked.fetchall()
+    tree = json.loads(text)
     if tree["error"]:
         kind = statements[0].type.name
         raise QueryError(f"the query is no single SELECT but {kind}", mend=_ONE_SELECT)
