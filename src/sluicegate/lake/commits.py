@@ -26,7 +26,10 @@ BLANK_COLUMN: Final = "_sluicegate_blank"
 """The only column of a table that was fenced before it had content; Delta Lake wants one."""
 
 _BLANK_SCHEMA: Final = pa.schema([(BLANK_COLUMN, pa.bool_())])
-_CONFIGURATION: Final = {"delta.enableExpiredLogCleanup": "false"}  # the log is our memory
+_CONFIGURATION: Final = {
+    "delta.enableExpiredLogCleanup": "false",  # the log is our memory
+    "delta.dataSkippingNumIndexedCols": "0",  # see `DataFile.stats`; for compaction's files
+}
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,16 @@ from sluicegate.lake.batches import BYTES_MAX, ROWS_MAX
 from sluicegate.lake.durable import flush_to_disk
 
 FILE_BYTES_MAX: Final = 192 * 1024 * 1024
-TEXT_BOUND_MAX: Final = 32
-"""Longer text is left out of the statistics: a cut-off maximum would hide rows from readers."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One finished file below the table's folder."""
+    """One finished file below the table's folder.
+
+    `stats` holds the number of rows and no bounds of columns: for a file with bounds of some
+    columns, deltalake 1.6 (`to_pyarrow_dataset`) takes those of all others for null, and hides rows
+    from a filter on them. Readers skip by the bounds in the Parquet footer instead.
+    """
 
     name: str
     rows: int
@@ -104,7 +107,15 @@ class DataFiles:
         self._metadata = []
         self._sink = pa.OSFile(str(self._path), "wb")
         self._writer = pq.ParquetWriter(
-            self._sink, self._schema, compression="zstd", metadata_collector=self._metadata
+            self._sink,
+            self._schema,
+            compression="zstd",
+            write_statistics=[
+                item.name
+                for item in self._schema or ()
+                if not pa.types.is_floating(item.type)  # readers lose NaN by its bounds
+            ],
+            metadata_collector=self._metadata,
         )
 
     def _close_file(self) -> None:
@@ -120,68 +131,7 @@ class DataFiles:
                 name=self._path.name,
                 rows=metadata.num_rows,
                 bytes=self._path.stat().st_size,
-                stats=json.dumps(file_statistics(metadata, self._schema)),
+                stats=json.dumps({"numRecords": metadata.num_rows}),
             )
         )
         self._path = self._sink = self._writer = None
-
-
-def file_statistics(metadata: Any, schema: pa.Schema | None) -> dict[str, Any]:
-    """Return what readers may use to skip a file; in doubt a column is left out.
-
-    Left out: nested columns, floats (NaN has no place in an order), decimals, text over
-    `TEXT_BOUND_MAX` characters, and whatever Parquet itself kept no bounds of.
-
-    Source:
-        Delta Transaction Log Protocol, "Per-file Statistics".
-    """
-    lowest: dict[str, Any] = {}
-    highest: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
-    leaves = metadata.row_group(0).num_columns if metadata.num_row_groups else 0
-    for index in range(leaves):
-        name = metadata.row_group(0).column(index).path_in_schema
-        position = schema.get_field_index(name) if schema is not None else -1
-        if schema is None or position < 0 or pa.types.is_nested(schema.field(position).type):
-            continue
-        groups = [
-            metadata.row_group(number).column(index).statistics
-            for number in range(metadata.num_row_groups)
-        ]
-        if any(group is None or not group.has_null_count for group in groups):
-            continue
-        nulls[name] = sum(group.null_count for group in groups)
-        bounded = [group for group in groups if group.num_values]
-        if not bounded or not all(group.has_min_max for group in bounded):
-            continue
-        kind = schema.field(position).type
-        try:
-            low = _bound(min(group.min for group in bounded), kind)
-            high = _bound(max(group.max for group in bounded), kind)
-        except (ValueError, OverflowError):  # a date before year 1 or after 9999
-            continue
-        if low is not None:
-            lowest[name] = low
-        if high is not None:
-            highest[name] = high
-    return {
-        "numRecords": metadata.num_rows,
-        "minValues": lowest,
-        "maxValues": highest,
-        "nullCount": nulls,
-    }
-
-
-def _bound(value: Any, kind: Any) -> Any:
-    """Return a bound as the log spells it, or `None` to leave it out."""
-    if pa.types.is_integer(kind):
-        return int(value)
-    if pa.types.is_date32(kind):
-        return value.isoformat()
-    if pa.types.is_timestamp(kind):
-        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + (
-            "Z" if kind.tz else ""
-        )
-    if pa.types.is_string(kind) and len(value) <= TEXT_BOUND_MAX:
-        return value
-    return None

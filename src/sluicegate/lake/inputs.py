@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 
 from sluicegate.lake import log
 from sluicegate.lake.errors import InputKindError, InputMissingError, TableNotFoundError
-from sluicegate.lake.tables import Lake
+from sluicegate.lake.tables import Lake, dataset_of
 
 DEFAULT_KIND: Final = "pyarrow.RecordBatchReader"
 KINDS: Final = (
@@ -95,7 +95,7 @@ def _convert(table: DeltaTable, kind: str, columns: list[str] | None, connection
         frame = pl.scan_delta(table)
         frame = frame if columns is None else frame.select(columns)
         return frame if name == "LazyFrame" else frame.collect()
-    dataset = table.to_pyarrow_dataset()
+    dataset = dataset_of(table)
     if library == "duckdb":
         from sluicegate.lake.sql import open_duckdb
 

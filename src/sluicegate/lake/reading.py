@@ -56,6 +56,8 @@ def _read_csv(separator: str) -> Callable[[Path, str, str], Any]:
     def read(file: Path, path: str, kind: str) -> Any:
         import polars as pl
 
+        if file.suffix == ".gz" and not _is_gzip(file):  # polars would read it as plain text
+            raise FileUnreadableError(path, "it is not compressed with gzip")
         try:
             frame = pl.read_csv(
                 file,
@@ -166,6 +168,12 @@ def _relation(source: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _is_gzip(file: Path) -> bool:
+    """Source: RFC 1952, section 2.3.1, ID1 and ID2."""
+    with file.open("rb") as head:
+        return head.read(2) == b"\x1f\x8b"
 
 
 def _first_uneven_line(file: Path, separator: str) -> int | None:

@@ -214,6 +214,8 @@ def conform(batch: pa.RecordBatch, target: pa.Schema, table: str) -> pa.RecordBa
         column = batch.column(index)
         if isinstance(column, pa.ExtensionArray):
             column = column.storage
+        if pa.types.is_dictionary(column.type):
+            column = _decoded(column)
         if column.type != item.type:
             try:
                 column = column.cast(item.type, safe=not pa.types.is_timestamp(item.type))
@@ -224,6 +226,12 @@ def conform(batch: pa.RecordBatch, target: pa.Schema, table: str) -> pa.RecordBa
                 ) from error
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=target)
+
+
+def _decoded(column: Any) -> Any:
+    """Return a dictionary column's values; Arrow can take strings but not string views."""
+    values = column.dictionary
+    return values.cast(storable_type(values.type, "")).take(column.indices)
 
 
 def _is_pandas_index(schema: pa.Schema, name: str) -> bool:

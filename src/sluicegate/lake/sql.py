@@ -13,7 +13,7 @@ import pyarrow as pa
 from sluicegate.errors import SluicegateError
 from sluicegate.lake.batches import ROWS_MAX
 from sluicegate.lake.inputs import pinned
-from sluicegate.lake.tables import LAYERS, Lake
+from sluicegate.lake.tables import LAYERS, Lake, dataset_of
 
 THREADS_MAX: Final = 4
 
@@ -42,16 +42,17 @@ def open_duckdb() -> Any:
     """Return a private in-memory connection: UTC, bounded threads, nothing is ever downloaded."""
     import duckdb
 
-    return duckdb.connect(
+    connection = duckdb.connect(
         ":memory:",
         config={
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "threads": str(min(THREADS_MAX, os.cpu_count() or 1)),
             "temp_directory": tempfile.gettempdir(),
-            "TimeZone": "UTC",
         },
     )
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
 
 
 def run_sql(
@@ -78,18 +79,19 @@ def run_sql(
     for layer in LAYERS:
         connection.execute(f"create schema {layer}")
     for number, (table, version) in enumerate(inputs.items()):
-        dataset = pinned(lake, table, version).to_pyarrow_dataset()
+        dataset = dataset_of(pinned(lake, table, version))
         layer, _, name = table.partition(".")
         source = f"_input_{number}"
         connection.register(source, dataset)
         connection.execute(f'create view {layer}."{name}" as select * from temp."{source}"')  # noqa: S608 - both names were checked by the lake
     try:
-        relation = connection.sql(query)
-        if relation is None:
+        statements = connection.extract_statements(query)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
             raise SqlFailedError(
-                "cannot use a statement that returns no rows as a pipeline",
+                f"cannot use {query!r} as a pipeline: it is not one statement that returns rows",
                 mend="write one select; the runner writes the table",
             )
+        relation = connection.sql(query)
         return SqlResult(relation.to_arrow_reader(ROWS_MAX), connection.interrupt, connection)
     except duckdb.InterruptException:
         raise

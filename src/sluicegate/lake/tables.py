@@ -180,8 +180,28 @@ def json_safe(value: Any) -> Any:
     return value
 
 
+def dataset_of(table: DeltaTable) -> Any:
+    """Return a lazy pyarrow dataset of the table's files that any filter may be pushed into.
+
+    Not `to_pyarrow_dataset()` where it can be helped: see `DataFile.stats`.
+    """
+    import pyarrow.dataset as ds
+
+    settings = table.metadata()
+    mapped = settings.configuration.get("delta.columnMapping.mode", "none") != "none"
+    vectors = "deletionVectors" in (table.protocol().reader_features or [])
+    if settings.partition_columns or mapped or vectors:
+        return table.to_pyarrow_dataset()
+    schema = pa.schema(table.schema())
+    files = table.file_uris()
+    if not files:
+        return ds.dataset(schema.empty_table())
+    options = ds.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+    return ds.dataset(files, schema=schema, format=ds.ParquetFileFormat(read_options=options))
+
+
 def _first_rows(table: DeltaTable, limit: int) -> list[dict[str, Any]]:
-    head = table.to_pyarrow_dataset().head(limit, batch_size=max(limit, 1))
+    head = dataset_of(table).head(limit, batch_size=max(limit, 1))
     try:
         rows: list[dict[str, Any]] = head.to_pylist()
     except (ValueError, OverflowError):  # an instant that Python's datetime cannot hold
@@ -200,4 +220,4 @@ def _count_rows(table: DeltaTable) -> int:
         counts = actions["num_records"].to_pylist()
         if all(count is not None for count in counts):
             return sum(counts)
-    return int(table.to_pyarrow_dataset().count_rows())
+    return int(dataset_of(table).count_rows())

@@ -7,6 +7,7 @@ the table moved on and is refused.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,7 @@ class TableWriter:
         self._target: pa.Schema | None = None
         self._files = DataFiles(self._folder, identity.task_id, identity.attempt)
         self._rows = 0
+        self._token = secrets.token_hex(8)  # in each entry, so that we know our own again
         self._in_doubt: int | None = None
         self._content = Content()
         self._settled = Settled()
@@ -270,6 +272,7 @@ class TableWriter:
     ) -> dict[str, Any]:
         facts = self._who.facts(
             "data",
+            writer=self._token,
             unit=stats.unit,
             rows=stats.rows,
             bytes=stats.bytes,
@@ -341,11 +344,9 @@ class TableWriter:
         while (entry := read_entry(self._folder, version)) is not None:
             ours = entry.ours or {}
             if (
-                ours.get("kind") == "data"
-                and ours.get("task_id") == self._who.task_id
-                and ours.get("attempt") == self._who.attempt
-                and ours.get("epoch") == self._who.epoch
-                and ours.get("unit") == self._settled.units + 1
+                ours.get("writer") == self._token
+                and ours["kind"] == "data"
+                and ours["unit"] == self._settled.units + 1
             ):
                 return entry
             version += 1
