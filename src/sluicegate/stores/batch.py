@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from sluicegate.core.job import Event, Job, LogEntry, TaskRecord
 from sluicegate.core.plan import Plan
 from sluicegate.core.ports import Accepted, Change, Outcome, Refused, Writer
+from sluicegate.stores import codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ def judge(changes: Sequence[Change], stored: Stored) -> Batch:
         job_id = change.job.job_id
         pending = batch.created.get(job_id) or batch.updated.get(job_id)
         version = pending.version if pending else stored.versions.get(job_id, 0)
-        key = change.job.idempotency_key
-        duplicate_of = keys.get(key) if key is not None and change.made_from == 0 else None
+        key = _key(change)
+        duplicate_of = None if key is None else keys.get(key)
         if duplicate_of == job_id:
             duplicate_of = None  # the same creation again: its version says so
         if (
@@ -95,7 +96,7 @@ def judge(changes: Sequence[Change], stored: Stored) -> Batch:
         ):
             batch.verdicts.append(Rejection(job_id, pending, duplicate_of))
             continue
-        if key is not None and change.made_from == 0:
+        if key is not None:
             keys[key] = job_id
         batch.verdicts.append(_accept(batch, change, is_new=job_id not in stored.versions))
     batch.counters = replace(batch.counters, position=batch.counters.position + len(batch.tasks))
@@ -106,6 +107,12 @@ def number_logs(entries: Iterable[LogEntry], counters: Counters) -> tuple[list[L
     """Give each line its id; return them and the counters after them."""
     numbered = [replace(e, log_id=n) for n, e in enumerate(entries, counters.log_id + 1)]
     return numbered, replace(counters, log_id=counters.log_id + len(numbered))
+
+
+def _key(change: Change) -> str | None:
+    """The idempotency key of a creation, as it is stored."""
+    key = change.job.idempotency_key
+    return None if key is None or change.made_from else codec.encode_text(key)
 
 
 def _writers_match(batch: Batch, stored: Stored, writers: Sequence[Writer]) -> bool:

@@ -10,22 +10,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
-from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Dialect,
-    Engine,
-    Insert,
-    Table,
-    Update,
-    bindparam,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Engine, Table, bindparam, select, update
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -43,38 +30,41 @@ from sluicegate.core.plan import Plan
 from sluicegate.core.ports import Change, Executor, Outcome, Writer
 from sluicegate.core.store_errors import KeyExistsError, KeyNotFoundError, StoreUnavailableError
 from sluicegate.stores import codec
-from sluicegate.stores.batch import Batch, Counters, Stored, judge, number_logs
+from sluicegate.stores.batch import judge
 from sluicegate.stores.history import find_job_ids
 from sluicegate.stores.migrations import HEAD, bring_to_head, current_revision
 from sluicegate.stores.schema import (
-    FIXED_COLUMNS,
     api_keys,
     counters,
     events,
     executors,
-    job_terms,
     jobs,
     logs,
     plans,
     tasks,
     writers,
 )
+from sluicegate.stores.writing import BatchWriter, chunks, hold_counters, read_stored
 
-# Fewer than any database's limit on the parameters of one statement.
-_IN_MAX: Final = 5000
+_SOME_JOBS: Final = select(jobs).where(jobs.c.job_id.in_(bindparam("job_ids", expanding=True)))
+_LATEST_TASK: Final = (
+    select(tasks)
+    .where(tasks.c.pipeline == bindparam("pipeline"), tasks.c.started_at.is_not(None))
+    .order_by(tasks.c.started_at.desc(), tasks.c.position.desc())
+    .limit(1)
+)
+_FIND_KEY: Final = select(api_keys).where(api_keys.c.key_hash == bindparam("key_hash"))
+_LAST_EVENT_ID: Final = select(counters.c.event_id).where(counters.c.id == 1)
 
 _OUR_MISTAKES: Final = (IntegrityError, ProgrammingError, DataError)
-
-_Item = TypeVar("_Item")
 
 
 class SqlStore:
     """A whole back end (`core.ports.Store`). Safe from any thread.
 
     Args:
-        where: The database as users know it, without credentials; for errors. writing: Makes the
-        one connection that writes. Its transactions keep other writers out from their beginning,
-            or from their first read of `counters` on.
+        where: The database as users know it, without credentials; for errors.
+        writing: Makes the one connection that writes.
         reading: Makes the connections that read; each transaction sees one state of the database.
         insert: The dialect's `insert`, which knows upserts.
         mend: What a user can do about an error of the driver, by its text.
@@ -93,7 +83,7 @@ class SqlStore:
         self._writing, self._reading = writing, reading
         self._write_lock = threading.Lock()
         self._closed = False
-        self._statements = _Statements(writing.dialect, insert)
+        self._batches = BatchWriter(writing.dialect, insert)
         try:
             with self._read() as connection:
                 is_at_head = current_revision(connection) == HEAD
@@ -130,7 +120,7 @@ class SqlStore:
         """Return the task rows of these jobs in the order of their first start."""
         found: list[Any] = []
         with self._read() as connection:
-            for some in _chunks(job_ids):
+            for some in chunks(job_ids):
                 statement = select(tasks).where(tasks.c.job_id.in_(some))
                 if statuses:
                     statement = statement.where(tasks.c.status.in_([s.value for s in statuses]))
@@ -165,7 +155,7 @@ class SqlStore:
         """Return the writer row of each table; one that never had a writer is `Writer(table)`."""
         found = {table: Writer(table) for table in tables}
         with self._read() as connection:
-            for some in _chunks(tables):
+            for some in chunks(tables):
                 statement = select(writers).where(writers.c.table_name.in_(some))
                 for row in connection.execute(statement).mappings():
                     writer = codec.decode_writer(row)
@@ -185,52 +175,18 @@ class SqlStore:
         if not changes:
             return []
         with self._write() as connection:
-            batch = judge(changes, _stored(connection, changes))
+            batch = judge(changes, read_stored(connection, changes))
             refused = _jobs(connection, batch.unread())
             if len(batch.unread()) < len(changes):
-                self._write_batch(connection, batch)
+                self._batches.write(connection, batch)
         return batch.outcomes(refused)
-
-    def _write_batch(self, connection: Connection, batch: Batch) -> None:
-        """Write each row once."""
-        run = self._statements
-        created = batch.created.values()
-        _write_counters(connection, batch.counters)
-        run.insert_job.run(connection, map(codec.encode_job, created))
-        run.update_job.run(connection, map(codec.encode_job, batch.updated.values()))
-        run.upsert_plan.run(
-            connection,
-            (
-                {"job_id": job_id, "plan": codec.encode_plan(plan)}
-                for job_id, plan in batch.plans.items()
-            ),
-        )
-        run.insert_term.run(
-            connection,
-            (
-                {"term": term, "job_id": job.job_id}
-                for job in created
-                for term in codec.encode_terms(job, batch.plans.get(job.job_id))
-            ),
-        )
-        first = batch.counters.position - len(batch.tasks) + 1
-        run.upsert_task.run(
-            connection,
-            (
-                {"position": position, **codec.encode_task(task)}
-                for position, task in enumerate(batch.tasks.values(), first)
-            ),
-        )
-        run.upsert_writer.run(connection, map(codec.encode_writer, batch.writers.values()))
-        run.insert_event.run(connection, map(codec.encode_event, batch.events))
-        run.insert_log.run(connection, map(codec.encode_log, batch.logs))
 
     # ---------------------------------------------------------------- executors
 
     def beat(self, executor: Executor) -> None:
         """Write an executor's heartbeat; the first one makes it known."""
         with self._write() as connection:
-            self._statements.upsert_executor.run(connection, [codec.encode_executor(executor)])
+            self._batches.beat(connection, executor)
 
     def executors(self) -> list[Executor]:
         """Return every executor that ever beat, oldest first."""
@@ -246,9 +202,7 @@ class SqlStore:
         if not entries:
             return
         with self._write() as connection:
-            numbered, after = number_logs(entries, _counters(connection))
-            _write_counters(connection, after)
-            self._statements.insert_log.run(connection, map(codec.encode_log, numbered))
+            self._batches.append_logs(connection, entries)
 
     def logs(
         self, job_id: str, *, task_id: str | None = None, after: int = 0, limit: int = 1000
@@ -275,7 +229,7 @@ class SqlStore:
     def last_event_id(self) -> int:
         """Return the highest event id that was given out, 0 when there is none."""
         with self._read() as connection:
-            return _counters(connection).event_id
+            return connection.scalar(_LAST_EVENT_ID) or 0
 
     # ---------------------------------------------------------------- keys
 
@@ -283,7 +237,7 @@ class SqlStore:
         """Store a key. Raises: `KeyExistsError` when a key that is not revoked has the name."""
         row = codec.encode_key(key)
         with self._write() as connection:
-            _counters(connection)  # keeps other writers out
+            hold_counters(connection)  # keeps other writers out
             if connection.execute(select(api_keys).where(*_live(row["name"]))).first() is not None:
                 raise KeyExistsError(key.name)
             connection.execute(api_keys.insert(), row)
@@ -304,7 +258,7 @@ class SqlStore:
         """Revoke the live key of this name. Raises: `KeyNotFoundError`."""
         live = _live(codec.encode_text(name))
         with self._write() as connection:
-            _counters(connection)  # keeps other writers out
+            hold_counters(connection)  # keeps other writers out
             row = connection.execute(select(api_keys).where(*live)).mappings().first()
             if row is None:
                 raise KeyNotFoundError(name)
@@ -335,7 +289,7 @@ class SqlStore:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn what the driver says of the world into our error; our own mistakes stay as they are."""
+        """Turn what the driver says of the world into our error; leave our own mistakes."""
         if self._closed:
             raise StoreUnavailableError(self._where, "it was closed", mend="open it again")
         try:
@@ -358,133 +312,13 @@ class SqlStore:
         return [found[job_id] for job_id in job_ids]
 
 
-# ------------------------------------------------------------------ statements
-
-
-class _Prepared:
-    """A statement that is run for many rows at once.
-
-    It is compiled once: SQLAlchemy's own `execute` would spend more time on the parameters of a row
-    than the database spends on writing it. Rows must need no conversion by type, which `codec` sees
-    to.
-    """
-
-    def __init__(self, statement: Insert | Update, dialect: Dialect, names: Sequence[str]) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=list(names))
-        self._sql = str(compiled)
-        self._arguments: Callable[[dict[str, Any]], Any] = (
-            itemgetter(*compiled.positiontup) if compiled.positiontup else dict
-        )
-
-    def run(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-        """Run it once for each row, if there is any."""
-        if arguments := [self._arguments(row) for row in rows]:
-            connection.exec_driver_sql(self._sql, arguments)
-
-
-class _Statements:
-    """What is written in bulk, compiled for one database."""
-
-    def __init__(self, dialect: Dialect, insert: Callable[[Table], Any]) -> None:
-        def inserting(table: Table) -> _Prepared:
-            return _Prepared(table.insert(), dialect, table.c.keys())
-
-        def upserting(table: Table, key: str, *, fixed: Iterable[str] = ()) -> _Prepared:
-            """Insert a row, or write all but `fixed` into the one that has the same `key`."""
-            statement = insert(table)
-            kept = {key, *fixed}
-            written = {c.name: statement.excluded[c.name] for c in table.c if c.name not in kept}
-            upsert = statement.on_conflict_do_update(index_elements=[key], set_=written)
-            return _Prepared(upsert, dialect, table.c.keys())
-
-        header = [column.name for column in jobs.c if column.name not in FIXED_COLUMNS]
-        this_job = jobs.c.job_id == bindparam("job_id")
-        self.insert_job = inserting(jobs)
-        self.update_job = _Prepared(
-            update(jobs).where(this_job).values({name: bindparam(name) for name in header}),
-            dialect,
-            header,
-        )
-        self.insert_term = inserting(job_terms)
-        self.insert_event = inserting(events)
-        self.insert_log = inserting(logs)
-        self.upsert_plan = upserting(plans, "job_id")
-        self.upsert_task = upserting(tasks, "task_id", fixed={"position", "job_id", "pipeline"})
-        self.upsert_writer = upserting(writers, "table_name")
-        self.upsert_executor = upserting(executors, "executor_id", fixed={"started_at"})
-
-
-_SOME_JOBS: Final = select(jobs).where(jobs.c.job_id.in_(bindparam("job_ids", expanding=True)))
-
-
-_LATEST_TASK: Final = (
-    select(tasks)
-    .where(tasks.c.pipeline == bindparam("pipeline"), tasks.c.started_at.is_not(None))
-    .order_by(tasks.c.started_at.desc(), tasks.c.position.desc())
-    .limit(1)
-)
-_FIND_KEY: Final = select(api_keys).where(api_keys.c.key_hash == bindparam("key_hash"))
-# One writer at a time, in every process: in SQLite the transaction is the only one that writes from
-# its beginning on; in PostgreSQL, `FOR UPDATE` on this row makes it so, and since the row stays
-# locked until the commit is visible, nobody who has seen an event will later see one with a smaller
-# id.
-_COUNTERS: Final = select(counters).where(counters.c.id == 1).with_for_update()
-_UPDATE_COUNTERS: Final = update(counters).where(counters.c.id == 1)
-
-
-def _live(name: str) -> tuple[Any, Any]:
-    return api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
-
-
-def _counters(connection: Connection) -> Counters:
-    row = connection.execute(_COUNTERS).one()
-    return Counters(row.event_id, row.log_id, row.position)
-
-
-def _write_counters(connection: Connection, after: Counters) -> None:
-    connection.execute(
-        _UPDATE_COUNTERS,
-        {"event_id": after.event_id, "log_id": after.log_id, "position": after.position},
-    )
-
-
-def _stored(connection: Connection, changes: Sequence[Change]) -> Stored:
-    """Read what the changes are judged by. The counters come first: they keep other writers out."""
-    before = _counters(connection)
-    job_ids = {change.job.job_id: None for change in changes}
-    tables = {writer.table: None for change in changes for writer in change.writers}
-    keys = {
-        key: None
-        for c in changes
-        if c.made_from == 0 and (key := c.job.idempotency_key) is not None
-    }
-    return Stored(
-        before,
-        _pairs(connection, jobs.c.job_id, jobs.c.version, job_ids),
-        _pairs(connection, writers.c.table_name, writers.c.revision, tables),
-        _pairs(connection, jobs.c.idempotency_key, jobs.c.job_id, keys),
-    )
-
-
-def _pairs(
-    connection: Connection, key: Column[Any], value: Column[Any], wanted: Iterable[str]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for some in _chunks(wanted):
-        rows = connection.execute(select(key, value).where(key.in_(some)))
-        found.update((row[0], row[1]) for row in rows)
-    return found
-
-
 def _jobs(connection: Connection, job_ids: Iterable[str]) -> dict[str, Job]:
     found = {}
-    for some in _chunks(job_ids):
+    for some in chunks(job_ids):
         for row in connection.execute(_SOME_JOBS, {"job_ids": some}).mappings():
             found[row["job_id"]] = codec.decode_job(row)
     return found
 
 
-def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    remaining = iter(items)
-    while some := list(islice(remaining, _IN_MAX)):
-        yield some
+def _live(name: str) -> tuple[Any, Any]:
+    return api_keys.c.name == name, api_keys.c.revoked_at.is_(None)
