@@ -87,6 +87,11 @@ class Client:
             base_url=self.url, headers=headers, timeout=timeout_seconds, transport=transport
         )
 
+    @property
+    def where(self) -> str:
+        """What answers, as a person would say it."""
+        return f"the server at {self.url}"
+
     def __enter__(self) -> Client:
         return self
 
@@ -189,12 +194,15 @@ class Client:
         """Revoke a key; it stops working at once."""
         return self._call("DELETE", f"/api/keys/{_part(name)}")
 
-    def is_ready(self, *, timeout_seconds: float = 2.0) -> bool:
-        """Whether a server answers at the address and takes requests."""
+    def answers(self, *, timeout_seconds: float = 2.0) -> bool:
+        """Whether something listens at the address; one that is slow to answer does."""
         try:
-            return self._http.get("/health/ready", timeout=timeout_seconds).is_success
-        except httpx.HTTPError:
+            self._http.get("/health/live", timeout=timeout_seconds)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError):
             return False
+        except httpx.HTTPError:
+            return True
+        return True
 
     # ---------------------------------------------------------------- below
 

@@ -26,14 +26,15 @@ WORKERS_MAX: Final = 1024
 # Variables of the same prefix that are no settings of a server: they say how a command reaches one.
 OTHER_VARIABLES: Final = ("SLUICEGATE_URL", "SLUICEGATE_API_KEY", "SLUICEGATE_DEBUG")
 
-_SECONDS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
-
 
 class SettingProblem(NamedTuple):
     """One setting that cannot be used, and how to mend it."""
 
     what: str
     mend: str
+
+    def __str__(self) -> str:
+        return self.what
 
 
 class SettingsError(SluicegateError):
@@ -50,13 +51,6 @@ class SettingsError(SluicegateError):
 
     def __str__(self) -> str:
         return "\n".join(f"{problem.what}\n{problem.mend}" for problem in self.problems)
-
-
-class RateLimit(NamedTuple):
-    """How many requests one API key may make in how many seconds."""
-
-    requests: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -82,12 +76,6 @@ class Settings:
     def store_path(self) -> Path:
         """The file of the SQLite store."""
         return Path(self.store.removeprefix("sqlite:///"))
-
-    @property
-    def rate(self) -> RateLimit:
-        """`rate_limit` as numbers."""
-        requests, _, unit = self.rate_limit.partition("/")
-        return RateLimit(int(requests), _SECONDS[unit])
 
     def source(self, name: str) -> str:
         """Where the value came from: `flag --port`, `environment SLUICEGATE_PORT`, ..."""

@@ -175,11 +175,15 @@ def key_dict(key: ApiKey) -> dict[str, Any]:
     }
 
 
-def preview_dict(preview: StopPreview, now: datetime) -> dict[str, Any]:
+def preview_dict(preview: StopPreview) -> dict[str, Any]:
     """Return what a stop would do."""
     return {
         "running": [
-            task_dict(task, now) | {"expected_stop_ms": preview.expected_stop_ms.get(task.task_id)}
+            {
+                "task_id": task.task_id,
+                "pipeline": task.pipeline,
+                "expected_stop_ms": preview.expected_stop_ms.get(task.task_id),
+            }
             for task in preview.running
         ],
         "not_started": list(preview.not_started),
@@ -204,7 +208,9 @@ def pipeline_dict(
         "source": spec.source,
         "file": spec.file,
         "line": spec.line,
-        "last_task": None if last_task is None else task_dict(last_task, now),
+        "last_task": None
+        if last_task is None
+        else {**task_dict(last_task, now), "job_id": last_task.job_id},
     }
 
 
