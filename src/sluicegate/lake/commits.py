@@ -115,8 +115,11 @@ def add(
         Schema.from_arrow(schema),
         commit_properties=properties(who, facts),
     )
-    _flush_entry(folder, table.version() + 1)
+    version = table.version() + 1
+    _flush_entry(folder, version)
     table.update_incremental()
+    if table.version() != version:  # somebody was quick; the next commit has to meet it
+        table.load_as_version(version)
 
 
 def fence(table: DeltaTable, folder: Path, who: WriterIdentity) -> None:
@@ -149,7 +152,6 @@ def compact(table: DeltaTable, who: WriterIdentity) -> None:
     table.optimize.compact(
         max_concurrent_tasks=1, commit_properties=properties(who, who.facts("maintenance"))
     )
-    table.update_incremental()
 
 
 def properties(who: WriterIdentity, facts: dict[str, Any]) -> CommitProperties:

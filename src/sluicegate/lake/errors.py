@@ -10,6 +10,19 @@ from collections.abc import Iterable
 from sluicegate.errors import SluicegateError
 
 
+class LakeUnsupportedError(SluicegateError):
+    """The lake is at a place that this version cannot write to safely."""
+
+    code = "lake_unsupported"
+
+    def __init__(self, root: str) -> None:
+        super().__init__(
+            f"cannot keep the lake at {root!r}: only a folder can be used",
+            mend="set LAKE to a folder, for example one on a mounted volume",
+        )
+        self.root = root
+
+
 class TableNotFoundError(SluicegateError):
     """There is no such table in the lake."""
 

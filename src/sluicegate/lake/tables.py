@@ -18,7 +18,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from sluicegate.lake import commits, log
-from sluicegate.lake.errors import TableNotFoundError, TableVersionNotFoundError
+from sluicegate.lake.errors import (
+    LakeUnsupportedError,
+    TableNotFoundError,
+    TableVersionNotFoundError,
+)
 
 LAYERS: Final = ("bronze", "silver", "gold")
 _NAME: Final = re.compile(r"(bronze|silver|gold)\.(\w[\w-]*)", re.ASCII)
@@ -29,9 +33,14 @@ class Lake:
 
     Args:
         root: The folder; it need not exist yet.
+
+    Raises:
+        LakeUnsupportedError: It is an address, not a folder.
     """
 
     def __init__(self, root: str) -> None:
+        if "://" in root:
+            raise LakeUnsupportedError(root)
         self.root = Path(root)
 
     def path(self, table: str) -> Path:

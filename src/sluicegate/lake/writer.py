@@ -200,7 +200,7 @@ class TableWriter:
     def abort(self) -> None:
         """Remove what was written and not committed. Files that the log names are left alone."""
         if self._in_doubt is not None and self._find_own(self._in_doubt) is not None:
-            self._files.forget()
+            self._settle_doubt()
         self._in_doubt = None
         self._files.discard()
 
@@ -301,18 +301,23 @@ class TableWriter:
             seen = self._in_doubt = self._seen()
             try:
                 self._write_entry(files, facts)
-                self._in_doubt = None
+                self._settle_doubt()
                 return replace(stats, version=self.version)
             except (CommitFailedError, DeltaError, OSError):
                 if (own := self._find_own(seen)) is not None:  # it failed after the entry was there
-                    self._table = commits.load(self._folder)
-                    self._in_doubt = None
+                    self._table = DeltaTable(str(self._folder), version=own.version)
+                    self._settle_doubt()
                     return replace(stats, version=own.version)
                 self._in_doubt = None
                 self._judge_move(seen)
                 if tries_left == 0 or self._seen() == seen:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _settle_doubt(self) -> None:
+        """The entry is in the log: let go of its files first, a stop may come between any lines."""
+        self._files.forget()
+        self._in_doubt = None
 
     def _seen(self) -> int:
         return -1 if self._table is None else self._table.version()
@@ -321,7 +326,7 @@ class TableWriter:
         if self._table is None:
             assert self._target is not None
             commits.create(self._folder, self._target, files, self._who, facts)
-            self._table = DeltaTable(str(self._folder))
+            self._table = DeltaTable(str(self._folder), version=0)
             return
         blank = commits.schema_of(self._table) is None
         schema = pa.schema(self._table.schema()) if self._target is None else self._target
@@ -358,7 +363,7 @@ class TableWriter:
         version = seen + 1
         while (entry := read_entry(self._folder, version)) is not None:
             if entry.changes_data and not self._replaces:
-                by = "an earlier attempt" if entry.ours else "another program"
+                by = f"task {entry.ours['task_id']}" if entry.ours else "another program"
                 raise TableMovedError(self._name, version, seen, by)
             version += 1
         known = commits.schema_of(self._table)
@@ -371,7 +376,6 @@ class TableWriter:
         self, stats: UnitStats, marks: list[Any], state: dict[str, Any] | None, final: bool
     ) -> None:
         """Count the published unit and make ready for the next one."""
-        self._files.forget()
         self._rows = 0
         done = self._settled
         self._settled = Settled(

@@ -11,7 +11,11 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from sluicegate.lake.errors import TableNotFoundError, TableVersionNotFoundError
+from sluicegate.lake.errors import (
+    LakeUnsupportedError,
+    TableNotFoundError,
+    TableVersionNotFoundError,
+)
 from sluicegate.lake.tables import Lake
 
 
@@ -36,6 +40,12 @@ def test_a_name_never_leads_out_of_the_lake(lake: Lake, name: str) -> None:
     """Names come from URLs."""
     with pytest.raises(TableNotFoundError, match=r"layer\.name"):
         lake.describe(name)
+
+
+def test_a_lake_that_is_no_folder_is_refused() -> None:
+    """Better than a folder called `gs:`."""
+    with pytest.raises(LakeUnsupportedError, match="only a folder"):
+        Lake("gs://bucket/lake")
 
 
 def test_an_unknown_table_is_an_error(lake: Lake) -> None:

@@ -354,6 +354,29 @@ def test_a_stop_right_after_the_entry_keeps_the_files(
     assert lake.settle(TABLE, "task2").units == 1
 
 
+def test_a_change_right_behind_our_entry_is_met_by_the_next_unit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes between our commit and our look at the table must not pass for our own."""
+    put(lake, 1, 1)
+    real = commits._flush_entry
+
+    def flush(folder: Path, version: int) -> None:
+        real(folder, version)
+        foreign(lake, 50)
+
+    made = opened(lake, 2)
+    made.write([{"n": 2}])
+    monkeypatch.setattr(commits, "_flush_entry", flush)
+    stats = made.commit()
+    monkeypatch.undo()
+    assert stats is not None
+    assert stats.version == 1
+    made.write([{"n": 3}])
+    with pytest.raises(TableMovedError, match="version 2"):
+        made.commit()
+
+
 def test_a_full_disk_fails_the_unit_and_nothing_shows(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
