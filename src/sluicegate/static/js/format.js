@@ -17,10 +17,11 @@ export const number = (value) => (value === null || value === undefined ? "–" 
 /** `plural(2, "task")` → "2 tasks". */
 export const plural = (count, word, words = `${word}s`) => `${number(count)} ${count === 1 ? word : words}`;
 
-/** A duration in two units at most: "0.4 s", "12 s", "3 min 05 s", "2 h 10 min", "4 d 3 h". */
+/** A duration in two units at most: "40 ms", "1.4 s", "12 s", "3 min 05 s", "2 h 10 min", "4 d 3 h". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 1) return `${Math.round(Math.max(0, seconds) * 1000)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
   const rounded = Math.round(seconds);
   if (rounded < 60) return `${rounded} s`;
   const pair = (large, largeUnit, small, smallUnit) => `${large} ${largeUnit} ${String(small).padStart(2, "0")} ${smallUnit}`;

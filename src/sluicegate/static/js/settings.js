@@ -44,7 +44,7 @@ function healthPanel() {
 
 async function readHealth(box) {
   try {
-    box.replaceChildren(facts(flatten(await get("health/ready"))));
+    box.replaceChildren(facts(flatten(await get("health/ready")).filter(([name]) => name !== "ready")));
   } catch (error) {
     const known = flatten(error.problem ?? {}).filter(([name]) => !["type", "title", "detail", "code"].includes(name));
     box.replaceChildren(el("p", { class: "notice notice-warning" }, `Not ready: ${error.message}`), facts(known));

@@ -61,7 +61,8 @@ function scaleOf(job) {
   const endMs = [...ends, isLive(job) || ends.length === 0 ? nowMs() : 0].reduce((a, b) => Math.max(a, b), startMs);
   const seconds = Math.max(0.1, (endMs - startMs) / 1000);
   const step = STEPS_SECONDS.find((one) => seconds / one <= TICKS_MAX) ?? seconds / TICKS_MAX;
-  const spanMs = Math.ceil(seconds / step + 0.01) * step * 1000;
+  // A live axis grows by whole steps, so that bars grow on it rather than shrink with it.
+  const spanMs = (isLive(job) ? Math.ceil(seconds / step + 0.01) * step : seconds * 1.02) * 1000;
   const stop = job.cancellation?.requested_at;
   return { startMs, spanMs, stepMs: step * 1000, stopMs: stop ? Date.parse(stop) : null };
 }
