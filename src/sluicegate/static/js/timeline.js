@@ -80,7 +80,8 @@ function axisParts(scale) {
   const stopAt = scale.stopMs === null ? null : percent(scale, scale.stopMs);
   for (let ms = 0; ms < scale.spanMs - 1; ms += scale.stepMs) {
     const at = (ms / scale.spanMs) * 100;
-    if (stopAt !== null && Math.abs(at - stopAt) < 7) continue; // The stop's label stands there.
+    const crowded = at > 96 || (stopAt !== null && Math.abs(at - stopAt) < 7); // No room, or the stop's label stands there.
+    if (crowded) continue;
     parts.push(placed(el("span", { class: "timeline-tick" }, ms === 0 ? "0" : tickLabel(ms / 1000)), at));
   }
   if (stopAt !== null) parts.push(placed(el("span", { class: `timeline-stop-label${stopAt > 85 ? " is-late" : ""}` }, "stop"), stopAt));
