@@ -78,9 +78,13 @@ class Batch:
 
 
 def judge(changes: Sequence[Change], stored: Stored) -> Batch:
-    """Accept or refuse each change; a later one sees what the earlier ones lead to."""
+    """Accept or refuse each change; a later one sees what the earlier ones lead to.
+
+    After a refusal the later changes of that job are refused: they were derived from it.
+    """
     batch = Batch(stored.counters)
     keys = dict(stored.keys)
+    refused: set[str] = set()
     for change in changes:
         job_id = change.job.job_id
         pending = batch.created.get(job_id) or batch.updated.get(job_id)
@@ -90,10 +94,12 @@ def judge(changes: Sequence[Change], stored: Stored) -> Batch:
         if duplicate_of == job_id:
             duplicate_of = None  # the same creation again: its version says so
         if (
-            version != change.made_from
+            job_id in refused
+            or version != change.made_from
             or duplicate_of is not None
             or not _writers_match(batch, stored, change.writers)
         ):
+            refused.add(job_id)
             batch.verdicts.append(Rejection(job_id, pending, duplicate_of))
             continue
         if key is not None:

@@ -118,6 +118,7 @@ tasks: Final = Table(
     Column("attempt", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("permits", BigInteger, nullable=False),
+    Column("retries_used", BigInteger, nullable=False),
     Column("message", Text),
     Column("error", Text),
     Column("inputs", Text),

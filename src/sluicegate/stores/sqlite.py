@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,6 @@ _READERS_MAX: Final = 8
 _BUSY_SECONDS: Final = 10
 
 _PRAGMAS: Final = (
-    f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}",  # first: the ones below may have to wait
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # a commit that was answered survives a loss of power
     "PRAGMA foreign_keys = OFF",  # rows that belong together are written together
     "PRAGMA cache_size = -16000",  # KiB
@@ -80,9 +79,9 @@ def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+        mode = _set_write_ahead(connection)
         for pragma in (*_PRAGMAS, *also):
             connection.execute(pragma)
-        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         if mode != "wal":
             raise StoreUnavailableError(
                 path,
@@ -95,6 +94,26 @@ def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _set_write_ahead(connection: sqlite3.Connection) -> str:
+    """Return the journal mode, which is `wal` now unless the file system cannot have it.
+
+    Among several who open a new file at once, SQLite refuses all but one without waiting, whatever
+    the busy timeout says: where waiting could be a deadlock, it does not call the busy handler.
+
+    Source: sqlite.org, C interface, `sqlite3_busy_handler()`.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return str(mode)
 
 
 def _mend(why: str) -> str:

@@ -110,6 +110,7 @@ def _create_tasks() -> None:
         sa.Column("attempt", sa.BigInteger, nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("permits", sa.BigInteger, nullable=False),
+        sa.Column("retries_used", sa.BigInteger, nullable=False),
         sa.Column("message", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("inputs", sa.Text),
