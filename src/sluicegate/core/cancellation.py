@@ -70,9 +70,7 @@ def next_stage_in(
     """Seconds until a higher stage is due, or `None` when no stage follows."""
     if mode is not StopMode.GRACEFUL:
         return None
-    waits = (
-        begins + deferred_seconds - elapsed_seconds for _, begins in stage_times(policy)
-    )
+    waits = (begins + deferred_seconds - elapsed_seconds for _, begins in stage_times(policy))
     return min((wait for wait in waits if wait > 0), default=None)
 
 

@@ -238,8 +238,6 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-
-
 def _seconds_between(start: datetime | None, end: datetime | None) -> float | None:
     if start is None or end is None:
         return None

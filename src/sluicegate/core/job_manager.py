@@ -26,8 +26,8 @@ from sluicegate.core.plan import Plan, make_plan
 from sluicegate.core.ports import Accepted, Change, Clock, Store
 from sluicegate.core.receipt import Kept
 from sluicegate.core.transitions import StopRequest, decide_cancel, end_job
-from sluicegate.declare import PipelineSpec
 from sluicegate.errors import SluicegateError
+from sluicegate.spec import PipelineSpec
 
 __all__ = [
     "Catalog",
@@ -115,7 +115,9 @@ class JobManager:
         self._store, self._ledger, self._clock = store, ledger, clock
         self.catalog = catalog
         self.wake = wake
-        self.executor_id: str | None = None  # whose jobs new ones are from the start, sparing a claim
+        self.executor_id: str | None = (
+            None  # whose jobs new ones are from the start, sparing a claim
+        )
 
     # ---------------------------------------------------------------- run
 
@@ -163,7 +165,9 @@ class JobManager:
             executor_id=self.executor_id,
             lease=1 if self.executor_id else 0,
         )
-        created = Event("job.created", job.job_id, job.created_at, data={"status": job.status.value})
+        created = Event(
+            "job.created", job.job_id, job.created_at, data={"status": job.status.value}
+        )
         outcome = self._ledger.create(Change(job, made_from=0, plan=plan, events=(created,)))
         if isinstance(outcome, Accepted):
             self._woken(job.job_id)
@@ -183,7 +187,7 @@ class JobManager:
         """Return a job's header. Raises: `JobNotFoundError`."""
         return self._store.get(job_id)
 
-    def list(self, query: JobQuery) -> tuple[list[Job], str | None]:
+    def list(self, query: JobQuery) -> tuple[Sequence[Job], str | None]:
         """Return a page of the history, newest first, and the job id that the next page starts before."""
         jobs = self._store.list(replace(query, limit=query.limit + 1))
         if len(jobs) <= query.limit:
@@ -205,14 +209,14 @@ class JobManager:
 
     def logs(
         self, job_id: str, *, task_id: str | None = None, after: int = 0, limit: int = 1000
-    ) -> list[LogEntry]:
+    ) -> Sequence[LogEntry]:
         """Return the job's log lines after `after`. Raises: `JobNotFoundError`."""
         self._store.get(job_id)
         return self._store.logs(job_id, task_id=task_id, after=after, limit=limit)
 
     def events(
         self, *, job_id: str | None = None, after: int = 0, limit: int = 1000
-    ) -> list[Event]:
+    ) -> Sequence[Event]:
         """Return the timeline after `after`, of one job or of all. Raises: `JobNotFoundError`."""
         if job_id is not None:
             self._store.get(job_id)

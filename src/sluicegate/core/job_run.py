@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from sluicegate.core.job import Job, TaskRecord, TaskStatus
-from sluicegate.core.plan import LAYERS, Plan
+from sluicegate.core.plan import Plan
+from sluicegate.spec import LAYERS
 
 
 class JobRun:
@@ -26,8 +27,10 @@ class JobRun:
         self._upstream_left = {step.pipeline: len(step.depends_on) for step in plan.steps}
         self._ended: set[str] = set()
         self._ready: list[int] = []
-        self._beyond: dict[str, list[str]] = defaultdict(list)  # by layer: free but for the layers before
-        self._left_in_layer = {layer: 0 for layer in LAYERS}
+        self._beyond: dict[str, list[str]] = defaultdict(
+            list
+        )  # by layer: free but for the layers before
+        self._left_in_layer = dict.fromkeys(LAYERS, 0)
         for step in plan.steps:
             self._left_in_layer[step.layer] += 1
         for step in plan.steps:

@@ -72,6 +72,13 @@ class _Creation:
     future: Future[Accepted | Refused]
 
 
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Log lines on their way to the store."""
+
+    entries: Sequence[LogEntry]
+
+
 class Ledger:
     """Stores decisions in batches, on one thread. Safe to call from any thread.
 
@@ -83,7 +90,7 @@ class Ledger:
     def __init__(self, store: Store, on_events: Callable[[Sequence[Event]], None]) -> None:
         self._store = store
         self._on_events = on_events
-        self._queue: queue.SimpleQueue[_Item | _Creation | Sequence[LogEntry] | None] = (
+        self._queue: queue.SimpleQueue[list[_Item | _Creation] | _Lines | None] = (
             queue.SimpleQueue()
         )
         self._headers: OrderedDict[str, Job] = OrderedDict()
@@ -94,7 +101,11 @@ class Ledger:
 
     def submit(self, job_id: str, decide: Decide, done: Done) -> None:
         """Queue a decision. `done` is called on the writer thread with what it came to, or the error it raised."""
-        self._queue.put(_Item(job_id, decide, done))
+        self._queue.put([_Item(job_id, decide, done)])
+
+    def submit_all(self, asked: Sequence[tuple[str, Decide, Done]]) -> None:
+        """Queue decisions that are stored in one step, in order."""
+        self._queue.put([_Item(*one) for one in asked])
 
     def write(self, job_id: str, decide: Decide) -> Written:
         """Queue a decision and wait until it is durable. Raises what `decide` or the store raised."""
@@ -112,14 +123,14 @@ class Ledger:
     def create(self, change: Change) -> Accepted | Refused:
         """Store a new job and wait until it is durable."""
         future: Future[Accepted | Refused] = Future()
-        self._queue.put(_Creation(change, future))
+        self._queue.put([_Creation(change, future)])
         return future.result()
 
     def log(self, entries: Sequence[LogEntry]) -> None:
         """Queue log lines. They are stored in order, soon after."""
         with self._backlog_lock:
             self._log_backlog += len(entries)
-        self._queue.put(entries)
+        self._queue.put(_Lines(entries))
 
     @property
     def congested(self) -> bool:
@@ -136,12 +147,20 @@ class Ledger:
     def _run(self) -> None:
         closing = False
         while not closing:
-            batch = [self._queue.get()]
-            while len(batch) < BATCH_MAX and not self._queue.empty():
-                batch.append(self._queue.get())
-            closing = any(entry is None for entry in batch)
-            self._write_batch([e for e in batch if isinstance(e, _Item | _Creation)])
-            lines = [line for e in batch if isinstance(e, Sequence) for line in e]
+            batch: list[_Item | _Creation] = []
+            lines: list[LogEntry] = []
+            taken = self._queue.get()
+            while True:
+                if taken is None:
+                    closing = True
+                elif isinstance(taken, _Lines):
+                    lines += taken.entries
+                else:
+                    batch += taken
+                if len(batch) >= BATCH_MAX or self._queue.empty():
+                    break
+                taken = self._queue.get()
+            self._write_batch(batch)
             if lines:
                 self._write_logs(lines)
 

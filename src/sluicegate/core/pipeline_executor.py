@@ -35,7 +35,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id
 from sluicegate.core.job_run import JobRun
-from sluicegate.core.ledger import Decide, Ledger, Written
+from sluicegate.core.ledger import Decide, Done, Ledger, Written
 from sluicegate.core.ports import (
     Assignment,
     Change,
@@ -141,7 +141,9 @@ class PipelineExecutor:
         self._workers, self._tables, self._hub, self._clock = workers, tables, hub, clock
         self._lease_seconds = lease_seconds
         self._identity = Executor(new_id(), socket.gethostname(), os.getpid(), clock.now())
-        self.cancelled_jobs: set[str] = set()  # a cache of jobs that are stopping here; the store is the truth
+        self.cancelled_jobs: set[str] = (
+            set()
+        )  # a cache of jobs that are stopping here; the store is the truth
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._runs: dict[str, JobRun] = {}
         self._line: list[tuple[tuple[int, str], JobRun]] = []
@@ -153,6 +155,7 @@ class PipelineExecutor:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
         self._touched: dict[str, JobRun] = {}
+        self._outgoing: list[tuple[str, Decide, Done]] = []
         self._closing = False
         self._closed = threading.Event()
         self._side = ThreadPoolExecutor(max_workers=2, thread_name_prefix="settle")
@@ -279,6 +282,7 @@ class PipelineExecutor:
         for run in touched.values():
             if run.is_drained and not self._closing:
                 self._close(run)
+        self._send_out()
         if self._closing and not self._active and not self._starting:
             self._hand_back()
 
@@ -313,7 +317,13 @@ class PipelineExecutor:
                 log.error("decision_failed job_id=%s", job_id, exc_info=result)
                 self._post(lambda: self._drop(job_id))
 
-        self._ledger.submit(job_id, decide, done)
+        self._outgoing.append((job_id, decide, done))
+
+    def _send_out(self) -> None:
+        """Store what this tick decided in one step: the end of a task and the start of the next share an fsync."""
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            self._ledger.submit_all(outgoing)
 
     def _mine(self, job: Job, run: JobRun) -> bool:
         """Whether this executor still holds the job: only the lease holder reports on its tasks."""
@@ -366,10 +376,14 @@ class PipelineExecutor:
         records = self._store.tasks([job.job_id]) if job.started_at else []
         run = JobRun(job, plan, records)
         self._runs[job.job_id] = run
+        self._know_writers([p for p in plan.pipelines if p not in self._writers])
         self._touched[job.job_id] = run
         code_version = self._manager.catalog.code_version
         if records and job.code_version != code_version and not job.is_terminal:
-            self._say(job.job_id, "the code has changed since this job was created; it goes on with today's")
+            self._say(
+                job.job_id,
+                "the code has changed since this job was created; it goes on with today's",
+            )
         for record in records:
             if record.status is TaskStatus.RUNNING:
                 run.taken.add(record.pipeline)
@@ -386,7 +400,8 @@ class PipelineExecutor:
         spent = run.job.duration_seconds(self._clock.now()) or 0.0
         if run.job.started_at is None or spent < timeout_seconds:
             self._later(
-                max(0.01, timeout_seconds - spent), lambda: self._watch_timeout(run, timeout_seconds)
+                max(0.01, timeout_seconds - spent),
+                lambda: self._watch_timeout(run, timeout_seconds),
             )
             return
         request = StopRequest(
@@ -420,7 +435,13 @@ class PipelineExecutor:
                     self._lease_seconds,
                 )
                 self._stop(
-                    task_id, active, mode, receipt.cause, receipt.requested_by, receipt.reason, waited
+                    task_id,
+                    active,
+                    mode,
+                    receipt.cause,
+                    receipt.requested_by,
+                    receipt.reason,
+                    waited,
                 )
 
     def _stop(
@@ -435,9 +456,7 @@ class PipelineExecutor:
     ) -> None:
         now = self._clock.monotonic()
         policy = self._policy(active.pipeline)
-        stopping = TaskStopping(
-            task_id, now - waited, policy, mode, cause, requested_by, reason
-        )
+        stopping = TaskStopping(task_id, now - waited, policy, mode, cause, requested_by, reason)
         if active.shielded_until is not None:
             stopping.shield(now, active.shielded_until - now)
             if mode is not StopMode.FORCE:
@@ -494,24 +513,29 @@ class PipelineExecutor:
 
     def _has_table(self, run: JobRun, pipeline: str) -> bool:
         """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
-        if pipeline not in self._writers:
-            self._writers.update(self._store.writers([pipeline]))
-        if self._writers[pipeline].is_free:
+        if self._know_writer(pipeline).is_free:
             return True
         run.taken.discard(pipeline)
         heapq.heappush(self._table_line[pipeline], (run.job.job_id, pipeline))
         return False
 
+    def _know_writers(self, tables: Sequence[str]) -> None:
+        if tables:
+            self._writers.update(self._store.writers(tables))
+
+    def _know_writer(self, table: str) -> Writer:
+        if table not in self._writers:
+            self._know_writers([table])
+        return self._writers[table]
+
     def _start(self, run: JobRun, pipeline: str) -> None:
         now = self._clock.now()
-        free = self._writers[pipeline]
+        free = self._know_writer(pipeline)
         record = run.records.get(pipeline) or TaskRecord(
             new_id(), run.job.job_id, pipeline, TaskStatus.RUNNING, started_at=now
         )
         task = replace(record, epoch=free.epoch + 1)
-        writer = replace(
-            free, epoch=task.epoch, job_id=task.job_id, task_id=task.task_id
-        )
+        writer = replace(free, epoch=task.epoch, job_id=task.job_id, task_id=task.task_id)
         self._writers[pipeline] = replace(writer, revision=free.revision + 1)
         self._starting += 1
 
@@ -547,7 +571,11 @@ class PipelineExecutor:
         if not written.changed:
             self._not_started(run, task, before, written)
             return
-        _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, task.started_at or self._clock.now())
+        _, record = start_task(
+            replace(written.job, status=JobStatus.RUNNING),
+            task,
+            task.started_at or self._clock.now(),
+        )
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
         active = _Active(run, task.pipeline)
@@ -579,9 +607,7 @@ class PipelineExecutor:
         if run.job.is_terminal or self._closing:
             self._after_decision(run)
 
-    def _not_started(
-        self, run: JobRun, task: TaskRecord, before: Writer, written: Written
-    ) -> None:
+    def _not_started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
         """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
         if written.conflict:
             self._writers.pop(task.pipeline, None)
@@ -709,7 +735,8 @@ class PipelineExecutor:
             self._conclude(active.run, record, ended, stopping)
             return
         self._settle(
-            record, lambda settled: self._conclude(active.run, record, _told(ended, settled), stopping)
+            record,
+            lambda settled: self._conclude(active.run, record, _told(ended, settled), stopping),
         )
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
@@ -775,9 +802,7 @@ class PipelineExecutor:
         event, message, pause = TaskEvent.FAIL, ended.message, 0.0
         if ended.outcome == "success":
             event, stop, error = TaskEvent.SUCCEED, None, None
-        elif stopping is not None and not stopping.is_own_timeout:
-            event, error = TaskEvent.CANCEL, None
-        elif run.job.status is JobStatus.CANCELLED and ended.outcome == "cancelled":
+        elif (stopping is not None and not stopping.is_own_timeout) or (run.job.status is JobStatus.CANCELLED and ended.outcome == "cancelled"):
             event, error = TaskEvent.CANCEL, None
         elif self._closing:
             event, message = TaskEvent.WAIT, "handed back: the server was told to stop"
@@ -811,9 +836,7 @@ class PipelineExecutor:
 
     def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
         pipeline = record.pipeline
-        if pipeline not in self._writers:
-            self._writers.update(self._store.writers([pipeline]))
-        held = self._writers[pipeline]
+        held = self._know_writer(pipeline)
         holds = held.task_id == record.task_id
         released = replace(held, job_id=None, task_id=None)
 
@@ -929,7 +952,7 @@ def _told(ended: TaskEnded, settled: Settled) -> TaskEnded:
     return replace(ended, outcome=outcome, stats=settled.stats)
 
 
-def _end_lines(task: TaskRecord, ended: Ended) -> Sequence[LogEntry]:
+def _end_lines(task: TaskRecord, ended: Ended) -> tuple[LogEntry, ...]:
     """The log lines that an end of an attempt leaves: a stop, an error, a wait."""
     lines: list[LogEntry] = []
 
@@ -937,7 +960,9 @@ def _end_lines(task: TaskRecord, ended: Ended) -> Sequence[LogEntry]:
         lines.append(LogEntry(task.job_id, ended.at, message, task.task_id, level))
 
     if task.stop is not None:
-        killed = f", {task.stop.processes_killed} processes killed" if task.stop.processes_killed else ""
+        killed = (
+            f", {task.stop.processes_killed} processes killed" if task.stop.processes_killed else ""
+        )
         say(
             f"{task.pipeline} stopped at stage {task.stop.stage} after {task.stop.latency_ms:.0f} ms{killed}"
         )
@@ -946,6 +971,8 @@ def _end_lines(task: TaskRecord, ended: Ended) -> Sequence[LogEntry]:
     if ended.event is TaskEvent.FAIL and ended.error:
         say(f"{task.pipeline} failed: {ended.error}", "error")
     if ended.event is TaskEvent.WAIT:
-        say(f"{task.pipeline} waits for attempt {task.attempt}: {ended.error or ended.message}", "warning")
+        say(
+            f"{task.pipeline} waits for attempt {task.attempt}: {ended.error or ended.message}",
+            "warning",
+        )
     return tuple(lines)
-

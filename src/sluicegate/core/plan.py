@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 
-from sluicegate.declare import PipelineSpec
 from sluicegate.errors import SluicegateError
-
-LAYERS = ("bronze", "silver", "gold")
+from sluicegate.spec import LAYERS, PipelineSpec
 
 
 class PipelineNotFoundError(SluicegateError):

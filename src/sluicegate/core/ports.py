@@ -21,7 +21,7 @@ from sluicegate.core.job import (
     TaskStatus,
 )
 from sluicegate.core.plan import Plan
-from sluicegate.declare import PipelineSpec
+from sluicegate.spec import PipelineSpec
 
 # ------------------------------------------------------------------ stores
 
@@ -113,7 +113,7 @@ class JobStore(Protocol):
 
     def tasks(
         self, job_ids: Sequence[str], *, statuses: Sequence[TaskStatus] = ()
-    ) -> list[TaskRecord]:
+    ) -> Sequence[TaskRecord]:
         """Return the task rows of these jobs in the order of their first start; unknown jobs have none."""
         ...
 
@@ -121,11 +121,11 @@ class JobStore(Protocol):
         """Return, for each pipeline that ever had one, the task that started last."""
         ...
 
-    def list(self, query: JobQuery) -> list[Job]:
+    def list(self, query: JobQuery) -> Sequence[Job]:
         """Return at most `query.limit` jobs, newest (highest job id) first, all before `query.before_job_id`."""
         ...
 
-    def unfinished(self) -> list[Job]:
+    def unfinished(self) -> Sequence[Job]:
         """Return every job whose `completed_at` is not set, oldest first: what executors claim and recover."""
         ...
 
@@ -137,7 +137,7 @@ class JobStore(Protocol):
         """Return the writer row of each table; one that never had a writer is `Writer(table)`."""
         ...
 
-    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+    def commit(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Write every change whose job still has the version it was made from, durably, in one step.
 
         Changes are judged in order: a later change of the same job can be made from the version that an
@@ -153,7 +153,7 @@ class JobStore(Protocol):
         """Write an executor's heartbeat; the first one makes it known."""
         ...
 
-    def executors(self) -> list[Executor]:
+    def executors(self) -> Sequence[Executor]:
         """Return every executor that ever beat and was not forgotten, oldest first."""
         ...
 

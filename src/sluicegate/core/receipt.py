@@ -75,9 +75,7 @@ class Receipt:
 
     def with_stopped(self, stopped: Stopped, remote: Iterable[RemoteStop] = ()) -> Receipt:
         """Add one task that is gone."""
-        return replace(
-            self, stopped=(*self.stopped, stopped), remote=(*self.remote, *remote)
-        )
+        return replace(self, stopped=(*self.stopped, stopped), remote=(*self.remote, *remote))
 
     def closed(
         self,

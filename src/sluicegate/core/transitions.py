@@ -66,7 +66,10 @@ TERMINAL: Final = frozenset(JobStatus) - {status for status, _ in TRANSITIONS}
 TASK_TRANSITIONS: Final[Mapping[tuple[TaskStatus, TaskEvent], TaskStatus]] = {
     (TaskStatus.PENDING, TaskEvent.START): TaskStatus.RUNNING,  # the next attempt
     (TaskStatus.PENDING, TaskEvent.FAIL): TaskStatus.FAILED,  # no attempt is left to it
-    (TaskStatus.PENDING, TaskEvent.CANCEL): TaskStatus.CANCELLED,  # stopped in the pause between two
+    (
+        TaskStatus.PENDING,
+        TaskEvent.CANCEL,
+    ): TaskStatus.CANCELLED,  # stopped in the pause between two
     (TaskStatus.RUNNING, TaskEvent.WAIT): TaskStatus.PENDING,  # a retry, a recovery, a hand-back
     (TaskStatus.RUNNING, TaskEvent.SUCCEED): TaskStatus.SUCCESS,
     (TaskStatus.RUNNING, TaskEvent.FAIL): TaskStatus.FAILED,

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from sluicegate.input_kinds import DEFAULT_KIND, KINDS
 from sluicegate.lake import log
 from sluicegate.lake.errors import InputKindError, InputMissingError, TableNotFoundError
 from sluicegate.lake.tables import Lake, dataset_of
-
-DEFAULT_KIND: Final = "pyarrow.RecordBatchReader"
-KINDS: Final = (
-    "polars.LazyFrame",
-    "polars.DataFrame",
-    "pyarrow.Table",
-    DEFAULT_KIND,
-    "duckdb.DuckDBPyRelation",
-    "pandas.DataFrame",
-    "deltalake.DeltaTable",
-)
 
 
 def latest_version(lake: Lake, table: str) -> int:

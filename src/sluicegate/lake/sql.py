@@ -13,7 +13,8 @@ import pyarrow as pa
 from sluicegate.errors import SluicegateError
 from sluicegate.lake.batches import ROWS_MAX
 from sluicegate.lake.inputs import pinned
-from sluicegate.lake.tables import LAYERS, Lake, dataset_of
+from sluicegate.lake.tables import Lake, dataset_of
+from sluicegate.spec import LAYERS
 
 THREADS_MAX: Final = 4
 

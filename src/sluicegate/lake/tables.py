@@ -23,8 +23,8 @@ from sluicegate.lake.errors import (
     TableNotFoundError,
     TableVersionNotFoundError,
 )
+from sluicegate.spec import LAYERS
 
-LAYERS: Final = ("bronze", "silver", "gold")
 _NAME: Final = re.compile(r"(bronze|silver|gold)\.(\w[\w-]*)", re.ASCII)
 
 

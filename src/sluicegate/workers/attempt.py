@@ -123,9 +123,10 @@ class Attempt:
         versions = self._pin_inputs(self._spec.depends_on)
         self._task.checkpoint()
         assert self._spec.query is not None
-        result = run_sql(self._lake(), self._spec.query, versions)
-        self._task.on_cancel(result.interrupt)
         try:
+            result = run_sql(
+                self._lake(), self._spec.query, versions, on_start=self._task.on_cancel
+            )
             self._publish_whole(result.reader)
         except Exception:
             self._task.checkpoint()  # an interrupted query raises: that is the stop, not a failure
@@ -254,6 +255,11 @@ class Attempt:
         )
         writer.open()
         self._writer = writer
+        if order["recovers"]:
+            # The table refuses earlier attempts from here on; what they wrote and did not commit is waste.
+            self._lake().remove_orphans(
+                self._spec.pipeline_id, order["task_id"], before_attempt=order["attempt"]
+            )
         return writer
 
     def _write(self, part: Any) -> None:
@@ -308,7 +314,11 @@ def _described(error: BaseException, file: str) -> str:
     """The error as the author of the pipeline wants to read it: type, message, and the lines of their own code."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next((n for n, frame in enumerate(frames) if frame.filename == file), 0)
-    own = [frame for frame in frames[first:] if "sluicegate" not in Path(frame.filename).parts] or frames
+    own = [
+        frame for frame in frames[first:] if "sluicegate" not in Path(frame.filename).parts
+    ] or frames
     lines = [f"{type(error).__name__}: {error}"]
-    lines += [f'  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ""}' for frame in own]
+    lines += [
+        f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ''}" for frame in own
+    ]
     return "\n".join(lines)[:ERROR_CHARS_MAX]

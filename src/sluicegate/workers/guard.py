@@ -42,12 +42,12 @@ def main() -> None:
     control.send({"guard": os.getpid(), "zygote": zygote})
     try:
         while True:
-            readable, _, _ = select.select([control, wake_reader], [], [])
+            readable, _, _ = select.select([control.fileno(), wake_reader], [], [])
             if wake_reader in readable:
                 os.read(wake_reader, 4096)
                 if _reap(zygote):
                     break  # without a zygote there are no workers: end, and be replaced
-            if control in readable:
+            if control.fileno() in readable:
                 for message in control.receive_ready():
                     _answer(control, message, zygote)
     except ChannelClosedError:

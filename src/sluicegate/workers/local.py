@@ -55,7 +55,11 @@ CLOSE_SECONDS: Final = 8.0
 CALL_SECONDS: Final = 120.0
 LOAD_SECONDS: Final = 300.0
 RESPAWN_PAUSE_SECONDS: Final = 0.5
-LAKE_MODULES: Final = ("sluicegate.lake.writer", "sluicegate.lake.inputs", "sluicegate.workers.lake_calls")
+LAKE_MODULES: Final = (
+    "sluicegate.lake.writer",
+    "sluicegate.lake.inputs",
+    "sluicegate.workers.lake_calls",
+)
 
 
 class WorkersUnavailableError(SluicegateError):
@@ -302,7 +306,10 @@ class LocalWorkers:
         self._selector.register(zygote, selectors.EVENT_READ, "zygote")
 
     def _fill_pool(self) -> None:
-        while sum(w.role == "pool" and not w.closing for w in self._workers.values()) < self._pool_wanted:
+        while (
+            sum(w.role == "pool" and not w.closing for w in self._workers.values())
+            < self._pool_wanted
+        ):
             self._spawn("pool")
 
     def _spawn(self, role: str) -> _Worker:
@@ -324,7 +331,9 @@ class LocalWorkers:
             os.close(fd)
         if role != "reader" and self._settings.get("target"):
             report = role == "loader"
-            self._tell(worker, {"kind": "load", "target": self._settings["target"], "report": report})
+            self._tell(
+                worker, {"kind": "load", "target": self._settings["target"], "report": report}
+            )
         if role == "pool":
             self._is_ready(worker)  # what it is sent waits in its socket until it has loaded
         return worker
@@ -497,7 +506,11 @@ class LocalWorkers:
 
     def _finish(self, worker: _Worker) -> None:
         """Report a task's end once its worker has exited and nothing that it started is left."""
-        if worker.exit_status is None or worker.killed is None or worker.number not in self._workers:
+        if (
+            worker.exit_status is None
+            or worker.killed is None
+            or worker.number not in self._workers
+        ):
             return
         for output in worker.outputs:
             self._drain(output)

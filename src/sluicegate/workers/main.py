@@ -50,7 +50,7 @@ def run_worker(fds: list[int], settings: dict[str, Any], parent: int) -> None:
     for source, target in ((null, 0), (stdout_fd, 1), (stderr_fd, 2)):
         os.dup2(source, target)
         os.close(source)
-    sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115, PTH123 - descriptors, not files
+    sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - descriptors, not files
     sys.stdout = _text(1)
     sys.stderr = _text(2)
     Worker(Channel(socket.socket(fileno=channel_fd)), settings).serve()
@@ -58,7 +58,7 @@ def run_worker(fds: list[int], settings: dict[str, Any], parent: int) -> None:
 
 def _text(fd: int) -> io.TextIOWrapper:
     """A line-buffered text stream: what a task prints is seen at once."""
-    raw = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115, PTH123
+    raw = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
 
 
@@ -220,7 +220,11 @@ class Worker:
             facts = {"code": error.code, "what": error.what, "mend": error.mend}
             self._send({"kind": "reply", "id": message["id"], "error": facts})
         except Exception as error:  # noqa: BLE001 - told to whoever asked
-            facts = {"code": "lake_unreadable", "what": f"could not read the lake: {error}", "mend": ""}
+            facts = {
+                "code": "lake_unreadable",
+                "what": f"could not read the lake: {error}",
+                "mend": "",
+            }
             self._send({"kind": "reply", "id": message["id"], "error": facts})
 
     def _send(self, message: Message) -> None:
@@ -290,9 +294,7 @@ class _Pristine:
 
 
 _SIGNALS: Final = tuple(
-    number
-    for number in signal.valid_signals()
-    if number not in (signal.SIGKILL, signal.SIGSTOP)
+    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
 )
 _LIMITS: Final = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
 

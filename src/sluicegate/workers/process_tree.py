@@ -184,7 +184,7 @@ def _stat(pid: int) -> _Stat | None:
 def _all_stats() -> list[tuple[int, _Stat]]:
     if not IS_LINUX:
         return _all_stats_by_psutil()
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - 5 x faster
     return [(pid, stat) for pid in pids if (stat := _stat(pid)) is not None]
 
 

@@ -30,11 +30,11 @@ def serve(channel: Channel) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     try:
         while True:
-            readable, _, _ = select.select([channel, wake_reader], [], [])
+            readable, _, _ = select.select([channel.fileno(), wake_reader], [], [])
             if wake_reader in readable:
                 os.read(wake_reader, 4096)
                 _report_exits(channel)
-            if channel in readable:
+            if channel.fileno() in readable:
                 for message in channel.receive_ready():
                     _obey(channel, message, wake_reader, wake_writer)
     except ChannelClosedError:
@@ -54,7 +54,9 @@ def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
         fds = channel.take_fds(3)
         parent = os.getpid()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside a library's idle threads
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # forking beside a library's idle threads
             pid = os.fork()
         if not pid:
             _become_worker(channel, message, fds, own_fds, parent)
