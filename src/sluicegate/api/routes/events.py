@@ -84,12 +84,14 @@ async def _stream(
             # An id without data is no message, yet who breaks off before one resumes from it.
             yield f"id: {sent}\n\n".encode()
             behind = sent < last
-            while not live.closed and await access.still_valid(caller):
+            while not live.closed:
                 if behind:
                     events: Sequence[Event] = await feed.read(job_id, sent)
                     behind = len(events) == PAGE_SIZE
                 else:
                     events, behind = await live.take(RECHECK_SECONDS)
+                if not await access.still_valid(caller):
+                    return
                 fresh = [event for event in events if not event.event_id or event.event_id > sent]
                 if fresh:
                     yield _encode(fresh)
