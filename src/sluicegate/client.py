@@ -33,7 +33,8 @@ class ApiError(SluicegateError):
         what, _, mend = str(body.get("detail") or body.get("title") or f"HTTP {status}").partition(
             "\n"
         )
-        super().__init__(what, mend=str(body.get("mend") or mend or _MENDS.get(status, "")))
+        said = None if status == 401 else body.get("mend") or mend
+        super().__init__(what, mend=str(said or _MENDS.get(status, _MEND_OTHER)))
         self.status, self.body = status, dict(body)
         self.code = str(body.get("code") or self.code)
 
@@ -54,8 +55,12 @@ class ServerUnreachableError(SluicegateError):
 _MENDS: Final[Mapping[int, str]] = {
     401: "set SLUICEGATE_API_KEY to a key of this server; `sluicegate keys create` makes one",
     403: "use a key with a higher role",
+    404: "list what there is to see its name",
+    409: "look at what is in its way, and try again",
+    422: "give another value",
     429: "wait a little, or raise the server's rate limit",
 }
+_MEND_OTHER: Final = "try again; the log of the server says more"
 
 
 class Client:

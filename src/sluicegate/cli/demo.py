@@ -60,12 +60,13 @@ def _deliver(settings: Settings) -> None:
 
 def _run_once(settings: Settings, target: str, *, as_json: bool) -> None:
     from sluicegate.cli.report import exit_code
-    from sluicegate.cli.run import finish, run_in_foreground
+    from sluicegate.cli.run import run_in_foreground, show_end
 
     job = run_in_foreground(settings, target, FULL_PIPELINE)
+    show_end(job, as_json=as_json)
     if not as_json and exit_code(job) == 0:
         _print_gold(settings, job)
-    finish(job, as_json=as_json)
+    raise typer.Exit(exit_code(job))
 
 
 def _print_gold(settings: Settings, job: Mapping[str, Any]) -> None:
@@ -79,32 +80,39 @@ def _print_gold(settings: Settings, job: Mapping[str, Any]) -> None:
         return
     with open_backend(settings) as backend:
         table = backend.table(gold[0], limit=SHOWN_ROWS)
-    out().print(f"the first rows of {gold[0]}:", style="dim")
+    out().print(f"\nthe first rows of {gold[0]}:", style="dim")
     print_rows(out(), table)
-    out().print()
 
 
 def _serve(settings: Settings, target: str, *, open_browser: bool, as_json: bool) -> None:
     from sluicegate.app import serve
-    from sluicegate.cli.serve import announce
+    from sluicegate.cli.serve import announce, say_stopped
 
     def ready(info: ServerInfo) -> None:
         announce(settings, target, info, as_json=as_json)
         # The server calls this from its own thread and would wait for itself.
-        threading.Thread(target=_start_job, args=(settings, info), daemon=True).start()
+        starter = threading.Thread(target=_start_job, args=(settings, info, as_json), daemon=True)
+        starter.start()
 
     serve(settings, target, open_browser=open_browser, on_ready=ready)
+    say_stopped()
 
 
-def _start_job(settings: Settings, info: ServerInfo) -> None:
+def _start_job(settings: Settings, info: ServerInfo, as_json: bool) -> None:
     from sluicegate.cli.backend import connect, find_server
     from sluicegate.cli.edge import warn
+    from sluicegate.cli.terminal import out
     from sluicegate.errors import SluicegateError
 
     server = find_server(settings)
     try:
         with connect(info.url, server.api_key if server else None) as client:
-            client.run(FULL_PIPELINE)
+            job = client.run(FULL_PIPELINE)
+        if not as_json:
+            out().print(
+                "\nA job over all of it has started. Stop it on the page, or elsewhere with"
+            )
+            out().print(f"  sluicegate jobs cancel {job['job_id']}", style="cyan", soft_wrap=True)
     except SluicegateError as error:
         warn(f"the job was not started: {error.what}")
 

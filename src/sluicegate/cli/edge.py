@@ -87,7 +87,8 @@ def _explain_usage(error: Any, program: str) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else program
     message = error.format_message().rstrip(".")
-    if not message:  # the group was called without a command: its help was asked for
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
+        typer.echo(context.get_help() if context is not None else message)
         return 2
     _write(
         [("error", message[0].lower() + message[1:]), ("mend", f"see `{command} --help`")], "red"

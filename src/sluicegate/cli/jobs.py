@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -15,6 +14,8 @@ from sluicegate.config import Settings
 from sluicegate.errors import SluicegateError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sluicegate.cli.backend import Backend
 
 app = typer.Typer(help="Look at jobs, stop them, follow them.", no_args_is_help=True)
@@ -164,8 +165,9 @@ def show_logs(
 ) -> None:
     """Print a job's log lines: of its tasks, and of the runner."""
     from sluicegate.cli.backend import open_backend
-    from sluicegate.cli.terminal import print_json
+    from sluicegate.cli.terminal import out, print_json
 
+    console = out()
     with open_backend(settings) as backend:
         job = backend.get(find_job(backend, job_id))
         task_id = _find_task(job, task) if task else None
@@ -182,7 +184,7 @@ def show_logs(
                 continue
             if line["task_id"] and line["task_id"] not in names:
                 names = _task_names(backend.get(job["job_id"]))
-            _print_log_line(line, names)
+            _print_log_line(console, line, names)
 
 
 @app.command("watch")
@@ -195,13 +197,15 @@ def watch_job(settings: Settings, job_id: JobId, as_json: AsJson = False) -> Non
     from sluicegate.cli.backend import open_backend
     from sluicegate.cli.progress import Watcher, follow
     from sluicegate.cli.report import exit_code, is_over
-    from sluicegate.cli.run import finish
+    from sluicegate.cli.run import show_end
     from sluicegate.cli.terminal import print_json
 
     with open_backend(settings) as backend:
         job = backend.get(find_job(backend, job_id))
         if not as_json:
-            finish(follow(backend, job, Watcher()), as_json=False)
+            job = follow(backend, job, Watcher())
+            show_end(job, as_json=False)
+            raise typer.Exit(exit_code(job))
         for event in backend.follow(job["job_id"], after=0):
             print_json(event, line=True)
             if event["type"] in ("job.finished", "job.stopped"):
@@ -366,10 +370,8 @@ def _log_lines(
         time.sleep(POLL_SECONDS)
 
 
-def _print_log_line(line: Mapping[str, Any], names: Mapping[str, str]) -> None:
+def _print_log_line(console: Console, line: Mapping[str, Any], names: Mapping[str, str]) -> None:
     from rich.text import Text
-
-    from sluicegate.cli.terminal import out
 
     at = datetime.fromisoformat(line["at"]).astimezone()
     style = {"error": "red", "critical": "red", "warning": "yellow", "debug": "dim"}.get(
@@ -379,5 +381,4 @@ def _print_log_line(line: Mapping[str, Any], names: Mapping[str, str]) -> None:
     name = names.get(line["task_id"], line["task_id"]) if line["task_id"] else "job"
     text.append(f"{name} ", style="cyan" if line["task_id"] else "bold")
     text.append(line["message"].rstrip("\n"), style=style)
-    out().print(text, soft_wrap=True)
-    sys.stdout.flush()
+    console.print(text, soft_wrap=True)

@@ -27,7 +27,10 @@ def create_key(
     """Make a key and print it. It is shown only now."""
     from sluicegate.cli.backend import open_backend
     from sluicegate.cli.terminal import err, out, print_json
+    from sluicegate.core.keys import InvalidRoleError, Role
 
+    if role not in list(Role):
+        raise InvalidRoleError(role)
     with open_backend(settings, create=True) as backend:
         answer = backend.create_key(name, role)
     key = {field: answer[field] for field in ("name", "role", "key")}

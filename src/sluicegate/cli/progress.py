@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from sluicegate.cli.report import is_over, pipeline_of
-from sluicegate.cli.terminal import count, duration, err, plain, state
+from sluicegate.cli.terminal import count, counted, duration, err, plain, state
 from sluicegate.core.job import JobNotRunningError
 from sluicegate.errors import SluicegateError
 
@@ -157,7 +157,7 @@ def _task_line(task: Json) -> str:
     if task["status"] not in ("pending", "running"):
         parts.append(duration(task["duration_seconds"]))
         if task["stats"]["units"]:
-            parts.append(f"{count(task['stats']['rows'])} rows")
+            parts.append(counted(task["stats"]["rows"], "row"))
     if task["message"] and task["status"] in ("failed", "pending"):
         parts.append(str(task["message"]).splitlines()[0])
     return ", ".join(parts)
@@ -202,7 +202,7 @@ def _task_table(steps: list[str], tasks: Mapping[str, Json], *, wide: bool) -> R
     table.add_column(width=1)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1 if not wide else None)
     if wide:
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, overflow="ellipsis", min_width=BAR_WIDTH + 10)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True, justify="right")
     for pipeline in steps:
@@ -215,8 +215,8 @@ def _task_table(steps: list[str], tasks: Mapping[str, Json], *, wide: bool) -> R
                 state(task["status"], word=False),
                 plain(pipeline),
                 _doing(task),
-                f"{count(task['stats']['rows'])} rows" if task["stats"]["units"] else "",
-                duration(task["duration_seconds"]),
+                counted(task["stats"]["rows"], "row") if task["stats"]["units"] else "",
+                duration(task["duration_seconds"], ticking=task["status"] == "running"),
             ]
         if not wide:
             del cells[2]
@@ -253,7 +253,7 @@ def _status_line(job: Json, hint: str, width: int) -> Any:
     parts = [f"{ended} of {job['total_tasks']} tasks", f"{running} running"]
     if job["failed_tasks"]:
         parts.append(f"{job['failed_tasks']} failed")
-    parts.append(duration(job["duration_seconds"]) or "waiting to start")
+    parts.append(duration(job["duration_seconds"], ticking=True) or "waiting to start")
     line = Text(" · ".join(parts), style="bold")
     line.append(f" · {hint}", style="dim" if not job["stopping"] else "yellow")
     line.truncate(width - 1, overflow="ellipsis")

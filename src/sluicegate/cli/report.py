@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 
 ERROR_LINES_MAX: Final = 12
+WHERE_LINES_MAX: Final = 3
 EXIT_CODES: Final[Mapping[str, int]] = {"success": 0, "failed": 1, "partial": 1, "cancelled": 130}
 
 STAGES: Final[Mapping[str, str]] = {
@@ -185,16 +186,16 @@ def _note(task: Json) -> str:
 
 
 def _print_error(console: Console, task: Json) -> None:
-    """Print why a task failed: what it said, then the last lines of its traceback."""
+    """Print why a task failed: the error, then the last lines of where it happened."""
     console.print()
-    message = task["message"] or (task["error"] or "").strip().rpartition("\n")[2] or "failed"
-    console.print(plain(f"{pipeline_of(task)}: {message}"), style="red")
-    lines = (task["error"] or "").strip().splitlines()
+    said = [text for text in (task["message"], task["error"]) if text]
+    first, *lines = "\n".join(said).strip().splitlines() or [task["status"]]
+    console.print(plain(f"{pipeline_of(task)}: {first}"), style="red")
     if len(lines) > ERROR_LINES_MAX:
         console.print(f"  … {len(lines) - ERROR_LINES_MAX} lines above", style="dim")
     for line in lines[-ERROR_LINES_MAX:]:
-        if line.strip() != message:
-            console.print(plain(f"  {line}"), style="dim")
+        if line.strip() != first:
+            console.print(plain(f"  {line.strip()}"), style="dim", soft_wrap=True)
 
 
 # ------------------------------------------------------------------ the receipt
@@ -217,19 +218,24 @@ def _stopped_line(receipt: Json) -> Text:
     return line
 
 
-def _stopped(stopped: Sequence[Json]) -> Any:
-    table = columns("left", "left", "left", "left")
+def _stopped(stopped: Sequence[Json]) -> Text:
+    """One line a task, and below it where it hung: the last calls, outermost last."""
+    from rich.text import Text
+
+    names = max(len(one["pipeline"]) for one in stopped)
+    stages = max(len(STAGES.get(one["stage"], one["stage"])) for one in stopped)
+    text = Text()
     for one in stopped:
-        killed = one["processes_killed"]
-        table.add_row(
-            plain(one["pipeline"]),
-            STAGES.get(one["stage"], one["stage"]),
-            f"after {milliseconds(one['latency_ms'])}",
-            f"{counted(killed, 'process', 'processes')} killed" if killed else "",
-        )
-        for place in one["where"][-3:]:
-            table.add_row(plain(f"  {place}"), style="dim")
-    return table
+        stage = STAGES.get(one["stage"], one["stage"])
+        took = milliseconds(one["latency_ms"])
+        text.append(f"{one['pipeline']:<{names}}  {stage:<{stages}}  after {took}")
+        if killed := one["processes_killed"]:
+            text.append(f", {counted(killed, 'process', 'processes')} killed")
+        text.append("\n")
+        for place in one["where"][-WHERE_LINES_MAX:]:
+            text.append(f"  {place}\n", style="dim")
+    text.rstrip()
+    return text
 
 
 def _kept(kept: Sequence[Json]) -> Any:
@@ -237,9 +243,7 @@ def _kept(kept: Sequence[Json]) -> Any:
         return None
     table = columns("left", "left", "right")
     for one in kept:
-        table.add_row(
-            plain(one["table"]), f"version {one['version']}", f"{count(one['rows'])} rows"
-        )
+        table.add_row(plain(one["table"]), f"version {one['version']}", counted(one["rows"], "row"))
     return table
 
 

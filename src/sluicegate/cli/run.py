@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any, Final
 
 import typer
 
 from sluicegate.cli.options import RUNNING, AsJson, Target, with_settings
+from sluicegate.cli.report import exit_code
 from sluicegate.config import Settings
 
 LAYERS: Final = ("bronze", "silver", "gold")
@@ -51,7 +53,8 @@ def run(
         "params": parse_params(param or []),
     }
     job = run_in_foreground(settings, pipelines, request)
-    finish(job, as_json=as_json)
+    show_end(job, as_json=as_json)
+    raise typer.Exit(exit_code(job))
 
 
 def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any]) -> Any:
@@ -60,10 +63,13 @@ def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any
     from sluicegate.cli.edge import warn
     from sluicegate.cli.local import LocalBackend
     from sluicegate.cli.progress import Stopper, follow
+    from sluicegate.cli.terminal import err
+    from sluicegate.targets import find_target
 
+    find_target(target)
     if server := find_server(settings):
         with connect(server.url, server.api_key) as client:
-            warn(f"{client.where} runs this, with the pipelines that it has loaded")
+            warn(f"{client.where} runs this, with its own pipelines")
             job = client.run(request)
             stopper = Stopper(client, job["job_id"])
             with stopper.listening():
@@ -71,7 +77,13 @@ def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any
 
     from sluicegate.app import open_service
 
-    with open_service(settings, target) as service:
+    with ExitStack() as stack:
+        try:
+            with err().status(f"loading {target}"):
+                service = stack.enter_context(open_service(settings, target))
+        except KeyboardInterrupt:
+            warn("interrupted; nothing was started")
+            raise
         backend = LocalBackend(service)
         job = backend.run(request)
         job_id = job["job_id"]
@@ -80,16 +92,15 @@ def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any
             return follow(backend, job, stopper, lambda seconds: service.wait(job_id, seconds))
 
 
-def finish(job: Any, *, as_json: bool) -> None:
-    """Print what a job came to, and exit with its code."""
-    from sluicegate.cli.report import exit_code, print_summary
+def show_end(job: Any, *, as_json: bool) -> None:
+    """Print what a job came to."""
+    from sluicegate.cli.report import print_summary
     from sluicegate.cli.terminal import out, print_json
 
     if as_json:
         print_json(job)
     else:
         print_summary(out(), job)
-    raise typer.Exit(exit_code(job))
 
 
 def parse_params(pairs: list[str]) -> dict[str, Any]:

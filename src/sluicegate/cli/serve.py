@@ -44,6 +44,7 @@ def serve(
         announce(settings, target, info, as_json=as_json)
 
     serve_app(settings, target, open_browser=open_browser, on_ready=ready)
+    say_stopped()
 
 
 def default_target() -> str:
@@ -85,6 +86,14 @@ def announce(settings: Settings, target: str, info: ServerInfo, *, as_json: bool
         console.print(f"  {info.sign_in_link}", style="cyan", soft_wrap=True, markup=False)
     console.print()
     console.print("Ctrl-C stops the server; running jobs go on when it starts again.", style="dim")
+
+
+def say_stopped() -> None:
+    """Say that the server is gone, below what the terminal made of Ctrl-C."""
+    from sluicegate.cli.terminal import err
+
+    console = err()
+    console.print("\nstopped" if console.is_terminal else "stopped", style="dim")
 
 
 def shown_path(path: Path) -> str:

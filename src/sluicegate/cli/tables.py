@@ -75,7 +75,7 @@ def show_table(
 
 def print_rows(console: Console, table: Mapping[str, Any]) -> None:
     """Print the rows of a preview; columns that do not fit are counted below."""
-    from sluicegate.cli.terminal import grid, plain
+    from sluicegate.cli.terminal import counted, grid, plain
 
     rows = table["preview"]
     if not rows:
@@ -100,7 +100,8 @@ def print_rows(console: Console, table: Mapping[str, Any]) -> None:
         shown.add_row(*(plain(cell) for cell in row[:fitting]))
     console.print(shown)
     if fitting < len(names):
-        console.print(f"and {len(names) - fitting} more columns", style="dim")
+        left = counted(len(names) - fitting, "more column")
+        console.print(f"and {left}", style="dim")
 
 
 def _columns(schema: Any) -> Any:

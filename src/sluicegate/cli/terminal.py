@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,24 +30,38 @@ STATES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-@cache
 def out() -> Console:
-    """The console of results: stdout."""
-    return _console(stderr=False)
+    """Return a console of results: stdout."""
+    return _console(sys.stdout)
 
 
-@cache
 def err() -> Console:
-    """The console of progress and remarks: stderr."""
-    return _console(stderr=True)
+    """Return a console of progress and remarks: stderr."""
+    return _console(sys.stderr)
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False, emoji=False)
+    if stream.isatty():
+        return Console(file=stream, highlight=False, emoji=False)
+    width = None if "COLUMNS" in os.environ else PIPE_WIDTH
+    trimmed = cast(TextIO, _Trimmed(stream))
+    return Console(file=trimmed, width=width, highlight=False, emoji=False)
+
+
+class _Trimmed:
+    """A stream without the blanks that fill up lines, which only a terminal has a use for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text without the blanks before its line ends."""
+        return self._stream.write(re.sub(r" +(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
@@ -136,11 +150,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return a length of time in at most two units."""
+def duration(seconds: float | None, *, ticking: bool = False) -> str:
+    """Return a length of time in at most two units; one that is `ticking` has no milliseconds."""
     if seconds is None:
         return ""
-    if seconds < 1:
+    if seconds < 1 and not ticking:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
