@@ -7,7 +7,18 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Column, Connection, Dialect, Insert, Table, Update, bindparam, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Dialect,
+    Insert,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    select,
+    update,
+)
 
 from sluicegate.core.job import LogEntry
 from sluicegate.core.ports import Change, Executor
@@ -34,6 +45,16 @@ _IN_MAX: Final = 5000
 # until the commit is visible: nobody who has seen an event will later see one with a smaller id.
 _COUNTERS: Final = select(counters).where(counters.c.id == 1).with_for_update()
 _UPDATE_COUNTERS: Final = update(counters).where(counters.c.id == 1)
+
+# What changes are judged by. Built once: building a statement costs more than running it.
+_WANTED: Final[BindParameter[Any]] = bindparam("wanted", expanding=True)
+_VERSIONS: Final = select(jobs.c.job_id, jobs.c.version).where(jobs.c.job_id.in_(_WANTED))
+_REVISIONS: Final = select(writers.c.table_name, writers.c.revision).where(
+    writers.c.table_name.in_(_WANTED)
+)
+_KEYS: Final = select(jobs.c.idempotency_key, jobs.c.job_id).where(
+    jobs.c.idempotency_key.in_(_WANTED)
+)
 
 _Item = TypeVar("_Item")
 
@@ -143,9 +164,9 @@ def read_stored(connection: Connection, changes: Sequence[Change]) -> Stored:
     }
     return Stored(
         before,
-        _pairs(connection, jobs.c.job_id, jobs.c.version, job_ids),
-        _pairs(connection, writers.c.table_name, writers.c.revision, tables),
-        _pairs(connection, jobs.c.idempotency_key, jobs.c.job_id, keys),
+        _pairs(connection, _VERSIONS, job_ids),
+        _pairs(connection, _REVISIONS, tables),
+        _pairs(connection, _KEYS, keys),
     )
 
 
@@ -157,12 +178,11 @@ def chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
 
 
 def _pairs(
-    connection: Connection, key: Column[Any], value: Column[Any], wanted: Iterable[str]
+    connection: Connection, statement: Select[tuple[Any, Any]], wanted: Iterable[str]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for some in chunks(wanted):
-        rows = connection.execute(select(key, value).where(key.in_(some)))
-        found.update((row[0], row[1]) for row in rows)
+        found.update((row[0], row[1]) for row in connection.execute(statement, {"wanted": some}))
     return found
 
 
