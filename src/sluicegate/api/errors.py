@@ -51,6 +51,7 @@ STATUS: Final[Mapping[str, int]] = {
     "not_ready": 503,
     "store_contention": 503,
     "store_unavailable": 503,
+    "workers_unavailable": 503,
 }
 
 # The field of the request that an error of the core is about.
