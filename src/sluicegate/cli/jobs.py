@@ -203,9 +203,9 @@ def watch_job(settings: Settings, job_id: JobId, as_json: AsJson = False) -> Non
     with open_backend(settings) as backend:
         job = backend.get(find_job(backend, job_id))
         if not as_json:
-            job = follow(backend, job, Watcher())
-            show_end(job, as_json=False)
-            raise typer.Exit(exit_code(job))
+            ended = follow(backend, job, Watcher())
+            show_end(ended, as_json=False)
+            raise typer.Exit(exit_code(ended))
         for event in backend.follow(job["job_id"], after=0):
             print_json(event, line=True)
             if event["type"] in ("job.finished", "job.stopped"):
