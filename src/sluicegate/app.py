@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sluicegate.clock import SystemClock
 from sluicegate.config import Settings
 from sluicegate.core.hub import Hub
-from sluicegate.core.job import Job
+from sluicegate.core.job import Event, Job
 from sluicegate.core.job_manager import Catalog, JobManager
 from sluicegate.core.keys import create_key
 from sluicegate.core.ledger import Ledger
@@ -65,9 +65,14 @@ class RunningService:
         """Wait until nothing of a job can move any more, or `timeout` seconds are over; return it as it is then."""
         changed = threading.Event()
         deadline = None if timeout is None else time.monotonic() + timeout
-        unwatch = self.hub.watch(
-            lambda events: changed.set() if any(e.job_id == job_id for e in events) else None
-        )
+
+        def look(events: Sequence[Event]) -> None:
+            if any(
+                e.job_id == job_id and e.type in ("job.finished", "job.stopped") for e in events
+            ):
+                changed.set()
+
+        unwatch = self.hub.watch(look)
         try:
             while not (job := self.manager.header(job_id)).is_over:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -139,7 +144,9 @@ def serve(
         url = _url(settings.host, listener.getsockname()[1])
         stack.enter_context(announced(settings.home, url, clock.now().isoformat()))
         link = None
-        with contextlib.suppress(SluicegateError):  # its admin key was revoked: sign in with another
+        with contextlib.suppress(
+            SluicegateError
+        ):  # its admin key was revoked: sign in with another
             link = f"{url}/signin?token={issue_sign_in_token(api, ADMIN_KEY)}"
 
         def ready() -> None:

@@ -175,10 +175,13 @@ def plans_of(store: SqlStore, ask: Any) -> list[str]:
             ran.append((sql, parameters))
 
     event.listen(store._reading, "before_cursor_execute", note)
-    event.listen(store._writing, "before_cursor_execute", note)
+    with store._writing.connect() as connection:
+        writing: Any = connection.connection.driver_connection
+    # What is written goes to the driver directly: only SQLite itself sees all of it.
+    writing.set_trace_callback(lambda sql: note(None, None, sql, ()))
     ask()
     event.remove(store._reading, "before_cursor_execute", note)
-    event.remove(store._writing, "before_cursor_execute", note)
+    writing.set_trace_callback(None)
     assert ran
     with store._reading.connect() as connection:
         return [

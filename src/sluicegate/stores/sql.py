@@ -44,7 +44,7 @@ from sluicegate.stores.schema import (
     tasks,
     writers,
 )
-from sluicegate.stores.writing import BatchWriter, chunks, hold_counters, read_stored
+from sluicegate.stores.writing import BatchWriter, chunks
 
 _SOME_JOBS: Final = select(jobs).where(jobs.c.job_id.in_(bindparam("job_ids", expanding=True)))
 _LATEST_TASK: Final = (
@@ -84,6 +84,7 @@ class SqlStore:
         self._write_lock = threading.Lock()
         self._closed = False
         self._batches = BatchWriter(writing.dialect, insert)
+        self._driver: Any = writing.dialect.import_dbapi()
         try:
             with self._read() as connection:
                 is_at_head = current_revision(connection) == HEAD
@@ -175,7 +176,7 @@ class SqlStore:
         if not changes:
             return []
         with self._write() as connection:
-            batch = judge(changes, read_stored(connection, changes))
+            batch = judge(changes, self._batches.read_stored(connection, changes))
             refused = _jobs(connection, batch.unread())
             if len(batch.unread()) < len(changes):
                 self._batches.write(connection, batch)
@@ -237,7 +238,7 @@ class SqlStore:
         """Store a key. Raises: `KeyExistsError` when a key that is not revoked has the name."""
         row = codec.encode_key(key)
         with self._write() as connection:
-            hold_counters(connection)  # keeps other writers out
+            self._batches.hold_counters(connection)  # keeps other writers out
             if connection.execute(select(api_keys).where(*_live(row["name"]))).first() is not None:
                 raise KeyExistsError(key.name)
             connection.execute(api_keys.insert(), row)
@@ -258,7 +259,7 @@ class SqlStore:
         """Revoke the live key of this name. Raises: `KeyNotFoundError`."""
         live = _live(codec.encode_text(name))
         with self._write() as connection:
-            hold_counters(connection)  # keeps other writers out
+            self._batches.hold_counters(connection)  # keeps other writers out
             row = connection.execute(select(api_keys).where(*live)).mappings().first()
             if row is None:
                 raise KeyNotFoundError(name)
@@ -296,9 +297,15 @@ class SqlStore:
             yield
         except _OUR_MISTAKES:
             raise
-        except (DatabaseError, PoolTimeoutError) as error:
+        except (DatabaseError, PoolTimeoutError, self._driver.OperationalError) as error:
             why = str(error.orig) if isinstance(error, DatabaseError) else str(error)
             raise StoreUnavailableError(self._where, why, mend=self._mend(why)) from error
+        except self._driver.DatabaseError as error:
+            if isinstance(error, self._driver.IntegrityError | self._driver.ProgrammingError):
+                raise
+            raise StoreUnavailableError(
+                self._where, str(error), mend=self._mend(str(error))
+            ) from error
 
     # Last, since its name hides the type in the annotations of what follows.
     def list(self, query: JobQuery) -> list[Job]:

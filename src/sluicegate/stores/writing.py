@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
-    BindParameter,
+    Column,
     Connection,
     Dialect,
     Insert,
@@ -43,18 +44,17 @@ _IN_MAX: Final = 5000
 # One writer at a time, in every process: in SQLite the transaction is the only one that writes from
 # its beginning on; in PostgreSQL `FOR UPDATE` on this row makes it so. There the row stays locked
 # until the commit is visible: nobody who has seen an event will later see one with a smaller id.
-_COUNTERS: Final = select(counters).where(counters.c.id == 1).with_for_update()
-_UPDATE_COUNTERS: Final = update(counters).where(counters.c.id == 1)
+_COUNTERS: Final = (
+    select(counters.c.event_id, counters.c.log_id, counters.c.position)
+    .where(counters.c.id == bindparam("one"))
+    .with_for_update()
+)
 
-# What changes are judged by. Built once: building a statement costs more than running it.
-_WANTED: Final[BindParameter[Any]] = bindparam("wanted", expanding=True)
-_VERSIONS: Final = select(jobs.c.job_id, jobs.c.version).where(jobs.c.job_id.in_(_WANTED))
-_REVISIONS: Final = select(writers.c.table_name, writers.c.revision).where(
-    writers.c.table_name.in_(_WANTED)
-)
-_KEYS: Final = select(jobs.c.idempotency_key, jobs.c.job_id).where(
-    jobs.c.idempotency_key.in_(_WANTED)
-)
+# What changes are judged by. A few keys are looked up one by one, many at once.
+_VERSIONS: Final = jobs.c.job_id, jobs.c.version
+_REVISIONS: Final = writers.c.table_name, writers.c.revision
+_KEYS: Final = jobs.c.idempotency_key, jobs.c.job_id
+_SINGLE_LOOKUPS_MAX: Final = 16
 
 _Item = TypeVar("_Item")
 
@@ -94,10 +94,42 @@ class BatchWriter:
         self._upsert_task = upserting(tasks, "task_id", fixed={"position", "job_id", "pipeline"})
         self._upsert_writer = upserting(writers, "table_name")
         self._upsert_executor = upserting(executors, "executor_id", fixed={"started_at"})
+        self._counters = _Prepared(_COUNTERS, dialect, ["one"])
+        self._update_counters = _Prepared(
+            update(counters).where(counters.c.id == bindparam("one")),
+            dialect,
+            ["event_id", "log_id", "position", "one"],
+        )
+        self._lookups = [
+            _Lookup(key, value, dialect) for key, value in (_VERSIONS, _REVISIONS, _KEYS)
+        ]
+
+    def hold_counters(self, connection: Connection) -> Counters:
+        """Return the last ids given out; until the transaction ends nobody else can write."""
+        (row,) = self._counters.rows(connection, {"one": 1})
+        return Counters(*row)
+
+    def read_stored(self, connection: Connection, changes: Sequence[Change]) -> Stored:
+        """Read what the changes are judged by. The counters come first: they keep other writers out."""
+        before = self.hold_counters(connection)
+        job_ids = {change.job.job_id: None for change in changes}
+        tables = {writer.table: None for change in changes for writer in change.writers}
+        keys = {
+            codec.encode_text(key): None
+            for c in changes
+            if c.made_from == 0 and (key := c.job.idempotency_key) is not None
+        }
+        return Stored(
+            before,
+            *(
+                lookup.find(connection, wanted)
+                for lookup, wanted in zip(self._lookups, (job_ids, tables, keys), strict=True)
+            ),
+        )
 
     def write(self, connection: Connection, batch: Batch) -> None:
         """Write all that the accepted changes came to."""
-        _write_counters(connection, batch.counters)
+        self._write_counters(connection, batch.counters)
         self._insert_job.run(connection, map(codec.encode_job, batch.created.values()))
         self._update_job.run(connection, map(codec.encode_job, batch.updated.values()))
         self._upsert_plan.run(connection, _plan_rows(batch))
@@ -109,23 +141,32 @@ class BatchWriter:
 
     def append_logs(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
         """Write log lines and give them their ids."""
-        numbered, after = number_logs(entries, hold_counters(connection))
-        _write_counters(connection, after)
+        numbered, after = number_logs(entries, self.hold_counters(connection))
+        self._write_counters(connection, after)
         self._insert_log.run(connection, map(codec.encode_log, numbered))
 
     def beat(self, connection: Connection, executor: Executor) -> None:
         """Write a heartbeat."""
         self._upsert_executor.run(connection, [codec.encode_executor(executor)])
 
+    def _write_counters(self, connection: Connection, after: Counters) -> None:
+        row = {"event_id": after.event_id, "log_id": after.log_id, "position": after.position}
+        self._update_counters.run(connection, [row | {"one": 1}])
+
 
 class _Prepared:
-    """A statement that is run for many rows at once, compiled at its first use.
+    """A statement that is compiled at its first use and run by the driver itself.
 
-    SQLAlchemy's own `execute` spends more time on the parameters of a row than the database spends
-    on writing it. So rows must need no conversion by column type, which `codec` sees to.
+    SQLAlchemy's own `execute` costs several times what the database takes for a row. So rows must need
+    no conversion by column type, which `codec` sees to, and errors are the driver's.
     """
 
-    def __init__(self, statement: Insert | Update, dialect: Dialect, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        statement: Insert | Update | Select[Any],
+        dialect: Dialect,
+        names: Sequence[str],
+    ) -> None:
         self._statement, self._dialect, self._names = statement, dialect, list(names)
         self._sql = ""
         self._arguments: Callable[[dict[str, Any]], Any] = dict
@@ -137,37 +178,45 @@ class _Prepared:
             return
         if not self._sql:
             self._compile()
-        connection.exec_driver_sql(self._sql, [self._arguments(row) for row in rows])
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.executemany(self._sql, [self._arguments(row) for row in rows])
+
+    def rows(self, connection: Connection, arguments: dict[str, Any]) -> Sequence[Any]:
+        """Return the rows that it finds."""
+        if not self._sql:
+            self._compile()
+        with closing(connection.connection.cursor()) as cursor:
+            cursor.execute(self._sql, self._arguments(arguments))
+            return cursor.fetchall()
 
     def _compile(self) -> None:
-        compiled = self._statement.compile(dialect=self._dialect, column_keys=self._names)
-        if compiled.positiontup:
-            self._arguments = itemgetter(*compiled.positiontup)
+        names = None if isinstance(self._statement, Select) else self._names
+        compiled = self._statement.compile(dialect=self._dialect, column_keys=names)
+        if positions := compiled.positiontup:
+            single = itemgetter(*positions)
+            self._arguments = single if len(positions) > 1 else lambda row: (single(row),)
         self._sql = str(compiled)
 
 
-def hold_counters(connection: Connection) -> Counters:
-    """Return the last ids given out; until the transaction ends nobody else can write."""
-    row = connection.execute(_COUNTERS).one()
-    return Counters(row.event_id, row.log_id, row.position)
+class _Lookup:
+    """Finds the values of one column by keys of another."""
 
+    def __init__(self, key: Column[Any], value: Column[Any], dialect: Dialect) -> None:
+        one = select(key, value).where(key == bindparam("wanted"))
+        self._one = _Prepared(one, dialect, ["wanted"])
+        self._many = select(key, value).where(key.in_(bindparam("wanted", expanding=True)))
 
-def read_stored(connection: Connection, changes: Sequence[Change]) -> Stored:
-    """Read what the changes are judged by. The counters come first: they keep other writers out."""
-    before = hold_counters(connection)
-    job_ids = {change.job.job_id: None for change in changes}
-    tables = {writer.table: None for change in changes for writer in change.writers}
-    keys = {
-        codec.encode_text(key): None
-        for c in changes
-        if c.made_from == 0 and (key := c.job.idempotency_key) is not None
-    }
-    return Stored(
-        before,
-        _pairs(connection, _VERSIONS, job_ids),
-        _pairs(connection, _REVISIONS, tables),
-        _pairs(connection, _KEYS, keys),
-    )
+    def find(self, connection: Connection, wanted: Collection[str]) -> dict[str, Any]:
+        """Return key to value for those of `wanted` that are stored."""
+        found: dict[str, Any] = {}
+        if len(wanted) <= _SINGLE_LOOKUPS_MAX:
+            for key in wanted:
+                found.update(self._one.rows(connection, {"wanted": key}))
+            return found
+        for some in chunks(wanted):
+            rows = connection.execute(self._many, {"wanted": some})
+            found.update((row[0], row[1]) for row in rows)
+        return found
 
 
 def chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
@@ -175,22 +224,6 @@ def chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     remaining = iter(items)
     while some := list(islice(remaining, _IN_MAX)):
         yield some
-
-
-def _pairs(
-    connection: Connection, statement: Select[tuple[Any, Any]], wanted: Iterable[str]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for some in chunks(wanted):
-        found.update((row[0], row[1]) for row in connection.execute(statement, {"wanted": some}))
-    return found
-
-
-def _write_counters(connection: Connection, after: Counters) -> None:
-    connection.execute(
-        _UPDATE_COUNTERS,
-        {"event_id": after.event_id, "log_id": after.log_id, "position": after.position},
-    )
 
 
 def _plan_rows(batch: Batch) -> Iterator[dict[str, Any]]:
