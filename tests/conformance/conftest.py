@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,20 +11,26 @@ import pytest
 from sluicegate.core.ports import Store
 from sluicegate.stores import open_store
 
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "core"))
+from fakes import Memory, MemoryStore
 
-@pytest.fixture(params=["sqlite"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store of each back end."""
+
+@pytest.fixture(params=["sqlite", "memory"])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Opens the one store of this test, empty at first, of each back end."""
     match request.param:
         case "sqlite":
-            return f"sqlite:///{tmp_path}/jobs.db"
+            return lambda: open_store(f"sqlite:///{tmp_path}/jobs.db")
+        case "memory":
+            memory = Memory()
+            return lambda: MemoryStore(memory)
         case unknown:
             raise AssertionError(unknown)
 
 
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
+def store(open_again: Callable[[], Store]) -> Iterator[Store]:
     """An empty store of each back end."""
-    opened = open_store(store_url)
+    opened = open_again()
     yield opened
     opened.close()

@@ -7,6 +7,7 @@ store's version check judges, and a refused decision is evaluated again from wha
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from typing import Final
 from sluicegate.core.job import Event, Job, LogEntry
 from sluicegate.core.ports import Accepted, Change, Refused, Store
 from sluicegate.errors import SluicegateError
+
+log = logging.getLogger(__name__)
 
 Decide = Callable[[Job], Change | None]
 
@@ -73,6 +76,25 @@ class _Creation:
 
 
 @dataclass(frozen=True, slots=True)
+class _Judged:
+    """One entry of a batch as it was evaluated: a change to store, or what it came to without one.
+
+    `is_derived`: from a header that an earlier decision of the batch leads to. `is_cached`: from one that was kept.
+    """
+
+    entry: _Item | _Creation
+    change: Change | None
+    said: Written | BaseException | None = None
+    is_derived: bool = False
+    is_cached: bool = False
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether it holds only if the store takes the batch."""
+        return self.change is not None or self.is_derived
+
+
+@dataclass(frozen=True, slots=True)
 class _Lines:
     """Log lines on their way to the store."""
 
@@ -97,6 +119,9 @@ class Ledger:
         self._log_backlog = 0
         self._backlog_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._begin()
+
+    def _begin(self) -> None:
         self._thread.start()
 
     def submit(self, job_id: str, decide: Decide, done: Done) -> None:
@@ -145,94 +170,136 @@ class Ledger:
     # ---------------------------------------------------------------- the writer thread
 
     def _run(self) -> None:
+        while self._write_some():
+            pass
+
+    def _write_some(self) -> bool:
+        """Wait for something to store, and store it with all that came meanwhile. Returns whether more can come."""
+        batch: list[_Item | _Creation] = []
+        lines: list[LogEntry] = []
         closing = False
-        while not closing:
-            batch: list[_Item | _Creation] = []
-            lines: list[LogEntry] = []
+        taken = self._queue.get()
+        while True:
+            if taken is None:
+                closing = True
+            elif isinstance(taken, _Lines):
+                lines += taken.entries
+            else:
+                batch += taken
+            if len(batch) >= BATCH_MAX or self._queue.empty():
+                break
             taken = self._queue.get()
-            while True:
-                if taken is None:
-                    closing = True
-                elif isinstance(taken, _Lines):
-                    lines += taken.entries
-                else:
-                    batch += taken
-                if len(batch) >= BATCH_MAX or self._queue.empty():
-                    break
-                taken = self._queue.get()
-            self._write_batch(batch)
-            if lines:
-                self._write_logs(lines)
+        self._write_batch(batch)
+        if lines:
+            self._write_logs(lines)
+        return not closing
 
     def _write_batch(self, batch: Sequence[_Item | _Creation]) -> None:
         while batch:
             batch = self._write_once(batch)
 
-    def _write_once(self, batch: Sequence[_Item | _Creation]) -> list[_Item | _Creation]:
-        """Evaluate and store the batch; return what was refused and has to be evaluated again."""
-        latest: dict[str, Job] = {}
-        asked: list[tuple[_Item | _Creation, Change]] = []
-        unchanged: list[tuple[_Item, Job]] = []
-        for entry in batch:
-            if isinstance(entry, _Creation):
-                asked.append((entry, entry.change))
-                continue
-            try:
-                before = latest.get(entry.job_id) or self._header(entry.job_id)
-                change = entry.decide(before)
-            except BaseException as error:  # noqa: BLE001 - handed to whoever asked
-                entry.done(error)
-                continue
-            if change is None:
-                unchanged.append((entry, before))
-                continue
-            latest[entry.job_id] = _advanced(change)
-            asked.append((entry, change))
-        again = self._commit(asked)
-        for entry, before in unchanged:
-            entry.done(Written(before, changed=False))
-        return again
-
-    def _commit(self, asked: Sequence[tuple[_Item | _Creation, Change]]) -> list[_Item | _Creation]:
-        if not asked:
-            return []
+    def _write_once(self, batch: Sequence[_Item | _Creation]) -> list[_Item]:
+        """Evaluate and store the batch; return what has to be evaluated again from what is stored."""
+        ahead: dict[str, Job] = {}
+        judged = [self._evaluate(entry, ahead) for entry in batch]
+        asked = [one.change for one in judged if one.change is not None]
         try:
-            outcomes = self._store.commit([change for _, change in asked])
+            outcomes = iter(self._store.commit(asked) if asked else ())
         except BaseException as error:  # noqa: BLE001 - handed to whoever asked
             self._headers.clear()
-            for entry, _ in asked:
-                if isinstance(entry, _Creation):
-                    entry.future.set_exception(error)
-                else:
-                    entry.done(error)
+            for one in judged:
+                self._answer(one.entry, error if one.is_assumed else one.said)
             return []
-        for outcome in outcomes:
+        again: list[_Item] = []
+        events: list[Event] = []
+        spoiled: set[str] = set()  # jobs of which a change was refused: what follows did not happen
+        for one in judged:
+            outcome = next(outcomes) if one.change is not None else None
             if isinstance(outcome, Accepted):
                 self._keep(outcome.job)
-        events = [e for o in outcomes if isinstance(o, Accepted) for e in o.events]
-        again: list[_Item | _Creation] = []
-        for (entry, change), outcome in zip(asked, outcomes, strict=True):
-            if isinstance(entry, _Creation):
-                entry.future.set_result(outcome)
-            elif isinstance(outcome, Accepted):
-                entry.done(Written(outcome.job, changed=True))
+                events += outcome.events
+            if isinstance(one.entry, _Creation):
+                self._answer(one.entry, outcome)
+            elif (said := self._said(one.entry, one, outcome, spoiled)) is None:
+                again.append(one.entry)
             else:
-                self._refused(entry, change, outcome, again)
+                self._answer(one.entry, said)
         if events:
-            self._on_events(events)
+            self._tell(events)
         return again
 
-    def _refused(
-        self, item: _Item, change: Change, refused: Refused, again: list[_Item | _Creation]
-    ) -> None:
-        self._headers.pop(item.job_id, None)
+    def _evaluate(self, entry: _Item | _Creation, ahead: dict[str, Job]) -> _Judged:
+        """Decide from the header as the decisions before in this batch leave it, `ahead` of what is stored."""
+        if isinstance(entry, _Creation):
+            return _Judged(entry, entry.change)
+        is_derived, is_cached = entry.job_id in ahead, entry.job_id in self._headers
+        try:
+            before = ahead[entry.job_id] if is_derived else self._header(entry.job_id)
+            change = entry.decide(before)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asked
+            return _Judged(entry, None, error, is_derived, is_cached)
+        if change is None:
+            return _Judged(entry, None, Written(before, changed=False), is_derived, is_cached)
+        ahead[entry.job_id] = _advanced(change)
+        return _Judged(entry, change)
+
+    def _said(
+        self, item: _Item, one: _Judged, outcome: Accepted | Refused | None, spoiled: set[str]
+    ) -> Written | BaseException | None:
+        """What a decision came to, or `None` when it has to be evaluated again."""
+        if isinstance(outcome, Accepted):
+            return Written(outcome.job, changed=True)
+        was_spoiled = item.job_id in spoiled
+        if isinstance(outcome, Refused):
+            spoiled.add(item.job_id)
+            self._headers.pop(item.job_id, None)
+            stored, change = outcome.stored, one.change
+            assert change is not None
+            if not was_spoiled and stored is not None and stored.version == change.made_from:
+                return Written(stored, changed=False, conflict=True)
+        elif not (was_spoiled or (one.is_cached and self._is_outdated(item.job_id))):
+            return one.said
         item.attempts += 1
-        if refused.stored is not None and refused.stored.version == change.made_from:
-            item.done(Written(refused.stored, changed=False, conflict=True))
-        elif item.attempts >= WRITE_ATTEMPTS_MAX:
-            item.done(StoreContentionError(item.job_id, item.attempts))
-        else:
-            again.append(item)
+        if item.attempts >= WRITE_ATTEMPTS_MAX:
+            return StoreContentionError(item.job_id, item.attempts)
+        return None
+
+    def _is_outdated(self, job_id: str) -> bool:
+        """Whether another process has written the job since its header was kept; then the header is let go."""
+        kept = self._headers.get(job_id)
+        if kept is None:
+            return False
+        try:
+            if self._store.get(job_id).version == kept.version:
+                return False
+        except SluicegateError:
+            return False  # it cannot be said now; the decision stands on what was last known
+        del self._headers[job_id]
+        return True
+
+    def _answer(
+        self,
+        entry: _Item | _Creation,
+        said: Written | Accepted | Refused | BaseException | None,
+    ) -> None:
+        """Tell whoever asked. Their mistake must not end the one thread that writes."""
+        try:
+            if isinstance(entry, _Item):
+                assert isinstance(said, (Written, BaseException))
+                entry.done(said)
+            elif isinstance(said, BaseException):
+                entry.future.set_exception(said)
+            else:
+                assert isinstance(said, (Accepted, Refused))
+                entry.future.set_result(said)
+        except Exception:
+            log.exception("ledger_answer_failed")
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        try:
+            self._on_events(events)
+        except Exception:
+            log.exception("ledger_watcher_failed")
 
     def _write_logs(self, lines: list[LogEntry]) -> None:
         try:

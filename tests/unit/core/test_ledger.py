@@ -1,0 +1,422 @@
+"""The one write path: what is gathered, what is evaluated again, and who is told what."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fakes import T0, DirectLedger, MemoryStore
+
+from sluicegate.core.job import Event, Job, JobNotFoundError, JobStatus, LogEntry
+from sluicegate.core.ledger import (
+    HEADERS_KEPT_MAX,
+    WRITE_ATTEMPTS_MAX,
+    Decide,
+    Ledger,
+    StoreContentionError,
+    Written,
+)
+from sluicegate.core.ports import Accepted, Change, Refused, Writer
+from sluicegate.core.store_errors import StoreUnavailableError
+
+WAIT_SECONDS = 10.0
+
+
+def job(job_id: str = "j1", **fields: Any) -> Job:
+    return Job(
+        **{"job_name": "j", "status": JobStatus.RUNNING, "created_at": T0, "total_tasks": 1}
+        | fields,
+        job_id=job_id,
+    )
+
+
+def setting(error: str, **parts: Any) -> Decide:
+    """A decision that can be told from others."""
+    return lambda seen: Change(replace(seen, error=error), made_from=seen.version, **parts)
+
+
+def adding(letter: str) -> Decide:
+    """A decision that depends on the ones before it."""
+    return lambda seen: Change(
+        replace(seen, error=(seen.error or "") + letter), made_from=seen.version
+    )
+
+
+def by_another(store: MemoryStore, job_id: str = "j1", **fields: Any) -> None:
+    """Another process writes the job."""
+    seen = store.get(job_id)
+    [outcome] = store.commit([Change(replace(seen, **fields), made_from=seen.version)])
+    assert isinstance(outcome, Accepted)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    store.commit([Change(job(name), made_from=0) for name in ("j1", "j2")])
+    return store
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def ledger(store: MemoryStore, told: list[Event]) -> DirectLedger:
+    return DirectLedger(store, told.extend)
+
+
+@pytest.fixture
+def threaded(store: MemoryStore, told: list[Event]) -> Iterator[Ledger]:
+    ledger = Ledger(store, told.extend)
+    yield ledger
+    ledger.close()
+
+
+class Results(list[Any]):
+    """What `done` was told, in order."""
+
+    def of(self, name: str) -> Callable[[Any], None]:
+        return lambda result: self.append((name, result))
+
+    @property
+    def shown(self) -> list[tuple[str, object]]:
+        return [
+            (n, (r.job.error, r.changed, r.conflict) if isinstance(r, Written) else type(r))
+            for n, r in self
+        ]
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results()
+
+
+# ------------------------------------------------------------------ gathering
+
+
+def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
+    store: MemoryStore, threaded: Ledger
+) -> None:
+    """One fsync for many decisions is what makes thousands of tasks a second durable."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go_on.wait(WAIT_SECONDS)
+
+    store.before_commit = hold
+    store.commits.clear()
+    done = threading.Barrier(101, timeout=WAIT_SECONDS)
+    with ThreadPoolExecutor(101) as pool:
+
+        def write(n: int) -> Written:
+            if n:
+                assert entered.wait(WAIT_SECONDS)
+                done.wait()
+            return threaded.write("j1", adding("x"))
+
+        written = [pool.submit(write, n) for n in range(101)]
+        done.wait()
+        while threaded._queue.qsize() < 100:
+            threading.Event().wait(0.001)
+        go_on.set()
+        assert {f.result(WAIT_SECONDS).changed for f in written} == {True}
+    assert store.commits == [1, 100]
+    assert store.get("j1").error == "x" * 101
+
+
+def test_what_is_submitted_together_is_one_step_in_order(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """The end of a task and the start of the next share an fsync."""
+    store.commits.clear()
+    ledger.submit_all([("j1", adding(c), results.of(c)) for c in "abc"])
+    assert store.commits == [3]
+    assert results.shown == [
+        ("a", ("a", True, False)),
+        ("b", ("ab", True, False)),
+        ("c", ("abc", True, False)),
+    ]
+
+
+def test_answers_come_in_the_order_of_the_questions_whatever_they_are(
+    ledger: DirectLedger, results: Results
+) -> None:
+    """A refused permit must not overtake, nor be overtaken by, the end that was decided after it."""
+
+    def fail(_: Job) -> Change | None:
+        raise KeyError
+
+    ledger.submit_all(
+        [
+            ("j1", adding("a"), results.of("a")),
+            ("j1", lambda _: None, results.of("none")),
+            ("j2", fail, results.of("fail")),
+            ("j1", adding("b"), results.of("b")),
+        ]
+    )
+    assert [name for name, _ in results] == ["a", "none", "fail", "b"]
+
+
+def test_a_decision_sees_what_the_one_before_it_in_the_batch_decided(
+    store: MemoryStore, ledger: DirectLedger
+) -> None:
+    """So a stop, a permit and a completion of one process never race."""
+    ledger.held = True
+    seen: list[str | None] = []
+
+    def look(header: Job) -> Change | None:
+        seen.append(header.error)
+        return None
+
+    ledger.submit("j1", adding("a"), lambda _: None)
+    ledger.submit("j1", look, lambda _: None)
+    ledger.release()
+    assert seen == ["a"]
+
+
+def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger) -> None:
+    """The holder of a job reads it again only when it was refused."""
+    store.reads = 0
+    for _ in range(10):
+        ledger.write("j1", adding("x"))
+    assert store.reads == 1
+
+
+def test_headers_are_forgotten_beyond_a_bound(store: MemoryStore, ledger: DirectLedger) -> None:
+    """A server that has run a million jobs must not remember them all."""
+    for n in range(HEADERS_KEPT_MAX + 10):
+        ledger.create(Change(job(f"n{n}"), made_from=0))
+    assert len(ledger._headers) == HEADERS_KEPT_MAX
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_a_refused_decision_is_evaluated_again_from_what_is_stored(
+    store: MemoryStore, ledger: DirectLedger
+) -> None:
+    """Another process may have stopped the job meanwhile."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="other ")
+    assert ledger.write("j1", adding("b")).job.error == "other b"
+    assert store.get("j1").version == 4
+
+
+def test_a_chain_is_evaluated_again_from_its_first_refusal(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """What was derived from what did not happen must not stand, even when its version fits by chance."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="other ")
+    ledger.submit_all([("j1", adding(c), results.of(c)) for c in "bcd"])
+    assert store.get("j1").error == "other bcd"
+    assert results.shown[-1] == ("d", ("other bcd", True, False))
+
+
+def test_a_conclusion_from_what_was_refused_is_drawn_again(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """A stop must not be told `it has ended` because of an end that another process prevented."""
+    ledger.write("j1", adding("a"))
+    by_another(store, status=JobStatus.PENDING)
+
+    def finish(seen: Job) -> Change | None:
+        if seen.status is JobStatus.PENDING:
+            return None
+        return Change(replace(seen, status=JobStatus.SUCCESS), made_from=seen.version)
+
+    def cancel(seen: Job) -> Change | None:
+        if seen.status is JobStatus.SUCCESS:
+            raise KeyError("it has ended")
+        return Change(replace(seen, status=JobStatus.CANCELLED), made_from=seen.version)
+
+    ledger.submit_all(
+        [
+            ("j1", finish, results.of("finish")),
+            ("j1", cancel, results.of("cancel")),
+            ("j1", lambda seen: None, results.of("look")),
+        ]
+    )
+    assert store.get("j1").status is JobStatus.CANCELLED
+    assert {name: r.job.status for name, r in results} == {
+        "finish": JobStatus.PENDING,
+        "cancel": JobStatus.CANCELLED,
+        "look": JobStatus.CANCELLED,
+    }
+
+
+def test_nobody_hears_of_a_change_that_the_store_did_not_take(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """An end that could not be stored has not happened; to answer `it has ended` would lose the stop."""
+
+    def cancel(seen: Job) -> Change | None:
+        assert seen.status is JobStatus.SUCCESS
+        raise KeyError("it has ended")
+
+    def finish(seen: Job) -> Change | None:
+        return Change(replace(seen, status=JobStatus.SUCCESS), made_from=seen.version)
+
+    ledger.write("j1", adding("a"))
+    store.unavailable = True
+    ledger.submit_all([("j1", finish, results.of("finish")), ("j1", cancel, results.of("cancel"))])
+    assert results.shown == [("finish", StoreUnavailableError), ("cancel", StoreUnavailableError)]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_conclusion_from_a_header_that_is_outdated_is_drawn_again(
+    store: MemoryStore, ledger: DirectLedger, raises: bool
+) -> None:
+    """What was kept in memory may be older than what another process stored."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="new")
+
+    def decide(seen: Job) -> Change | None:
+        if seen.error == "a":
+            if raises:
+                raise KeyError
+            return None
+        return adding("!")(seen)
+
+    assert ledger.write("j1", decide).job.error == "new!"
+
+
+def test_a_writer_that_was_taken_is_told_as_a_conflict(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """The job is as it was seen; it is the table that another task holds. To ask again would not help."""
+    late = (Writer("bronze.a", 1, "j1", "t1", revision=7),)
+    ledger.submit_all(
+        [
+            ("j1", setting("start", writers=late), results.of("start")),
+            ("j1", adding("x"), results.of("x")),
+        ]
+    )
+    assert results.shown == [("start", (None, False, True)), ("x", ("x", True, False))]
+
+
+def test_a_change_behind_a_refusal_is_no_conflict_even_when_its_version_fits(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """It was refused for what it follows; to take that for a lost table would drop the whole job."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="other ")
+    ledger.submit_all([("j1", adding("b"), results.of("b")), ("j1", adding("c"), results.of("c"))])
+    assert results.shown == [("b", ("other b", True, False)), ("c", ("other bc", True, False))]
+
+
+def test_endless_contention_ends_with_an_error(store: MemoryStore, ledger: DirectLedger) -> None:
+    """Every loop has a bound."""
+    store.before_commit = lambda: inner(store)
+
+    def inner(store: MemoryStore) -> None:
+        store.before_commit = lambda: None
+        by_another(store, error="other")
+        store.before_commit = lambda: inner(store)
+
+    with pytest.raises(StoreContentionError, match=f"{WRITE_ATTEMPTS_MAX} times"):
+        ledger.write("j1", adding("x"))
+
+
+def test_a_refused_creation_is_told_with_the_job_that_is_there(ledger: DirectLedger) -> None:
+    """A repeated idempotency key answers with the first one's job."""
+    first = ledger.create(Change(job("n1", idempotency_key="k"), made_from=0))
+    assert isinstance(first, Accepted)
+    again = ledger.create(Change(job("n2", idempotency_key="k"), made_from=0))
+    assert again == Refused(None, duplicate_of="n1")
+
+
+# ------------------------------------------------------------------ errors
+
+
+def test_an_error_of_the_store_reaches_everyone_who_asked(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """Nothing may wait forever for what was not written."""
+    ledger.write("j1", adding("a"))
+    ledger.write("j2", adding("a"))
+    store.unavailable = True
+    ledger.submit_all([("j1", adding("b"), results.of("1")), ("j2", adding("b"), results.of("2"))])
+    assert results.shown == [("1", StoreUnavailableError), ("2", StoreUnavailableError)]
+    with pytest.raises(StoreUnavailableError):
+        ledger.create(Change(job("n1"), made_from=0))
+    store.unavailable = False
+    assert ledger.write("j1", adding("c")).job.error == "ac"
+
+
+def test_an_error_of_one_decision_is_its_own(store: MemoryStore, ledger: DirectLedger) -> None:
+    """A stop of a job that is not there must not spoil another's start."""
+    with pytest.raises(JobNotFoundError):
+        ledger.write("nope", adding("a"))
+    assert ledger.write("j1", adding("b")).changed
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_thread_survives_those_who_listen(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One writer thread serves all: a mistake of a listener must not end the service."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    ledger = Ledger(store, fail)
+    ledger.submit("j1", setting("a", events=(Event("x", "j1", T0),)), fail)
+    assert ledger.write("j1", adding("b")).job.error == "ab"
+    ledger.close()
+    assert {r.getMessage() for r in caplog.records} == {
+        "ledger_answer_failed",
+        "ledger_watcher_failed",
+    }
+
+
+# ------------------------------------------------------------------ events, logs, the end
+
+
+def test_events_are_told_in_order_with_their_ids_once_they_are_stored(
+    store: MemoryStore, ledger: DirectLedger, told: list[Event]
+) -> None:
+    """Who follows the stream resumes by id: no gap, no event that is not there on reading again."""
+    events = [(Event(name, "j1", T0),) for name in ("one", "two")]
+    ledger.submit_all([("j1", setting("a", events=e), lambda _: None) for e in events])
+    assert told == store.events()
+    assert [e.event_id for e in told] == [1, 2]
+
+
+def test_log_lines_are_batched_in_order(store: MemoryStore, ledger: DirectLedger) -> None:
+    """A task that prints a lot must not cost a commit a line."""
+    ledger.held = True
+    for n in range(500):
+        ledger.log([LogEntry("j1", T0, str(n)), LogEntry("j1", T0, f"{n}b")])
+    ledger.release()
+    assert store.log_appends == [1000]
+    assert [entry.message for entry in store.logs("j1")][:3] == ["0", "0b", "1"]
+
+
+def test_congestion_is_told_until_the_lines_are_stored(
+    store: MemoryStore, ledger: DirectLedger
+) -> None:
+    """The source of the lines pauses, so that memory does not grow with what a task prints."""
+    ledger.held = True
+    ledger.log([LogEntry("j1", T0, "x")] * 30_000)
+    assert ledger.congested
+    ledger.release()
+    assert not ledger.congested
+    ledger.held, store.unavailable = False, True
+    ledger.log([LogEntry("j1", T0, "x")] * 30_000)
+    assert not ledger.congested
+
+
+def test_closing_stores_what_is_queued(store: MemoryStore, told: list[Event]) -> None:
+    """What was decided before the end of the process is not lost by it."""
+    ledger = Ledger(store, told.extend)
+    for _ in range(2000):
+        ledger.submit("j1", adding("x"), lambda _: None)
+    ledger.close()
+    assert store.get("j1").error == "x" * 2000
