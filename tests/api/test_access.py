@@ -181,6 +181,14 @@ def test_a_key_has_a_rate(make_world: MakeWorld) -> None:
     assert viewer.get("/api/jobs").status_code == 200
 
 
+def test_a_stop_is_never_refused_for_the_rate(make_world: MakeWorld) -> None:
+    """Whoever polled until the limit must still be able to stop what runs wild."""
+    operator = make_world(rate_limit="1/minute").client("operator")
+    job_id = operator.post("/api/jobs", json={}).json()["job_id"]
+    assert operator.get("/api/jobs").status_code == 429
+    assert operator.post(f"/api/jobs/{job_id}/cancel").status_code == 200
+
+
 def test_an_address_is_limited_for_wrong_keys_only(world: World) -> None:
     """Guessing ends in 429; whoever shares the address and has a key notices nothing."""
     wrong = world.client("sg_" + "x" * 43)

@@ -34,6 +34,10 @@ FAILED_SIGN_INS: Final = RateLimit(20, 60.0)
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
+# A stop is never refused for having asked too much: whoever polled hard must still be able to stop.
+STOP_PATH: Final = "/cancel"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The caller: its key, by name, and the role of it. `session` is set where a cookie came."""
@@ -174,7 +178,7 @@ async def verify_api_key(
         UnauthorizedError: neither was sent.
         InvalidApiKeyError: the key is wrong or revoked, or the session is over.
         CrossSiteRequestError: a cookie came with a change that another site's page asked for.
-        RateLimitedError: too many calls with this key, or too many wrong ones from this address.
+        RateLimitedError: too many calls with this key (stops do not count), or too many wrong ones from this address.
     """
     access = access_of(request)
     cookie = request.cookies.get(cookie_name(request))
@@ -194,7 +198,8 @@ async def verify_api_key(
     principal = Principal(key.name, Role(key.role), key.key_hash, session)
     if session is not None and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
-    access.count_call(principal)
+    if not (request.method == "POST" and request.url.path.endswith(STOP_PATH)):
+        access.count_call(principal)
     return principal
 
 

@@ -213,7 +213,11 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs of the history, newest first. Several values of one field are alternatives."""
+    """Which jobs of the history, newest first.
+
+    Several values of one field are alternatives, and so are several values of one label; labels of different
+    names must all be there. `created_after` is inclusive, `created_before` exclusive.
+    """
 
     statuses: tuple[JobStatus, ...] = ()
     pipelines: tuple[str, ...] = ()
@@ -259,10 +263,17 @@ class JobNotRunningError(SluicegateError):
 
     code = "job_not_running"
 
-    def __init__(self, job_id: str, status: JobStatus) -> None:
+    def __init__(self, job_id: str, status: JobStatus, *, stopping: bool = False) -> None:
         super().__init__(
-            f"cannot cancel job {job_id!r}: it has ended with status {status.value}",
-            mend="nothing of it is running; what it published stays",
+            f"cannot cancel job {job_id!r}: "
+            + (
+                "it is being stopped already"
+                if stopping
+                else f"it has ended with status {status.value}"
+            ),
+            mend="stop it by force if it takes too long"
+            if stopping
+            else "nothing of it is running; what it published stays",
         )
         self.job_id, self.status = job_id, status
 

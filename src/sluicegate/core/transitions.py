@@ -211,7 +211,7 @@ def decide_cancel(job: Job, request: StopRequest, now: datetime) -> Job:
         escalated = replace(job.cancellation, mode=StopMode.FORCE.value, escalated_at=now)
         return replace(job, cancellation=escalated)
     if job.is_terminal:
-        raise JobNotRunningError(job.job_id, job.status)
+        raise JobNotRunningError(job.job_id, job.status, stopping=job.stopping)
     return replace(
         job,
         status=next_status(job.status, JobEvent.CANCEL),

@@ -66,8 +66,11 @@ def _count(connection: Connection, condition: _Condition) -> int:
 
 def _conditions(query: JobQuery) -> list[_Condition]:
     """The conditions, usually the rarest first: that one leads when all are common."""
+    labels: dict[str, list[str]] = {}
+    for key, value in query.labels:
+        labels.setdefault(key, []).append(codec.label_term(key, value))
     terms = [
-        [codec.label_term(key, value) for key, value in query.labels],
+        *labels.values(),
         [codec.pipeline_term(pipeline) for pipeline in query.pipelines],
         [codec.user_term(user_id) for user_id in query.user_ids],
         [codec.trigger_term(trigger) for trigger in query.triggers],

@@ -275,7 +275,10 @@ class MemoryStore:
             (not query.statuses or job.status in query.statuses)
             and (not query.pipelines or bool(set(query.pipelines) & set(pipelines)))
             and (not query.layers or bool(set(query.layers) & layers))
-            and (not query.labels or any(job.labels.get(k) == v for k, v in query.labels))
+            and all(
+                job.labels.get(name) in [v for k, v in query.labels if k == name]
+                for name, _ in query.labels
+            )
             and (not query.user_ids or job.user_id in query.user_ids)
             and (not query.triggers or job.trigger in query.triggers)
             and (query.created_after is None or job.created_at >= query.created_after)
