@@ -286,6 +286,13 @@ class MemoryStore:
             and (query.before_job_id is None or job.job_id < query.before_job_id)
         )
 
+    @staticmethod
+    def _has_labels(job: Job, query: JobQuery) -> bool:
+        wanted: dict[str, set[str]] = {}
+        for name, value in query.labels:
+            wanted.setdefault(name, set()).add(value)
+        return all(job.labels.get(name) in values for name, values in wanted.items())
+
 
 class _Held:
     """The memory while nobody else may touch it."""
