@@ -69,8 +69,8 @@ def job(number: int, **fields: Any) -> Job:
 
 def test_the_pragmas_are_really_set(store: SqlStore) -> None:
     """A pragma that is refused says nothing; durability hangs on these."""
-    for engine, query_only in ((store._writing, 0), (store._reading, 1)):
-        with engine.connect() as connection:
+    for connect, query_only in ((store._write, 0), (store._reading.connect, 1)):
+        with connect() as connection:
 
             def pragma(name: str, on: Any = connection) -> Any:
                 return on.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -96,7 +96,7 @@ def test_readers_and_a_writer_do_not_wait_for_each_other(store: SqlStore) -> Non
 
 
 def test_a_store_that_another_process_holds_is_unavailable(store: SqlStore, path: Path) -> None:
-    with store._writing.connect() as connection:
+    with store._write() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 50")
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -112,7 +112,7 @@ def test_a_store_that_another_process_holds_is_unavailable(store: SqlStore, path
 def test_a_full_disk_leaves_nothing_half_written(store: SqlStore) -> None:
     """Then the batch can be tried again as it was."""
     store.commit([Change(job(0), 0)])
-    with store._writing.connect() as connection:
+    with store._write() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
     batch = [
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_nothing_half_written(store: SqlStore) -> None:
     assert store.last_event_id() == 0
     assert store.find_idempotent("k1") is None
 
-    with store._writing.connect() as connection:
+    with store._write() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
     assert all(isinstance(outcome, Accepted) for outcome in store.commit(batch))
     assert len(store.events()) == 49
@@ -175,7 +175,7 @@ def plans_of(store: SqlStore, ask: Any) -> list[str]:
             ran.append((sql, parameters))
 
     event.listen(store._reading, "before_cursor_execute", note)
-    with store._writing.connect() as connection:
+    with store._write() as connection:
         writing: Any = connection.connection.driver_connection
     # What is written goes to the driver directly: only SQLite itself sees all of it.
     writing.set_trace_callback(lambda sql: note(None, None, sql, ()))

@@ -82,6 +82,7 @@ class SqlStore:
         self._where, self._mend = where, mend
         self._writing, self._reading = writing, reading
         self._write_lock = threading.Lock()
+        self._writer: Connection | None = None
         self._closed = False
         self._batches = BatchWriter(writing.dialect, insert)
         self._driver: Any = writing.dialect.import_dbapi()
@@ -273,6 +274,8 @@ class SqlStore:
         """Let go of files and connections; nothing accepted is lost. May be called twice."""
         with self._write_lock:
             self._closed = True
+            if self._writer is not None:
+                self._writer.close()
             self._reading.dispose()
             self._writing.dispose()
 
@@ -285,8 +288,12 @@ class SqlStore:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         """The connection that writes: durable when the block ends, undone when it raises."""
-        with self._write_lock, self._translated(), self._writing.begin() as connection:
-            yield connection
+        with self._write_lock, self._translated():
+            # Held for good: taking it from the pool and giving it back costs as much as a small commit.
+            if self._writer is None or self._writer.closed:
+                self._writer = self._writing.connect()
+            with self._writer.begin():
+                yield self._writer
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
