@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from sluicegate.cli.options import RUNNING, AsJson, Target, with_settings
 from sluicegate.cli.report import exit_code
 from sluicegate.config import Settings
+
+if TYPE_CHECKING:
+    from sluicegate.app import RunningService
 
 LAYERS: Final = ("bronze", "silver", "gold")
 
@@ -89,7 +92,21 @@ def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any
         job_id = job["job_id"]
         stopper = Stopper(backend, job_id)
         with stopper.listening():
-            return follow(backend, job, stopper, lambda seconds: service.wait(job_id, seconds))
+            return follow(backend, job, stopper, _listener(service, job_id))
+
+
+def _listener(service: RunningService, job_id: str) -> Callable[[float], None]:
+    """Return a pause that also hears of stops which other processes wrote to the store."""
+    heard = 0
+
+    def pause(seconds: float) -> None:
+        nonlocal heard
+        job = service.wait(job_id, seconds)
+        if job.stopping and job.version != heard:
+            heard = job.version
+            service.executor.wake(job_id)
+
+    return pause
 
 
 def show_end(job: Any, *, as_json: bool) -> None:
