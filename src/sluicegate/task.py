@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import subprocess
 import threading
 import time
@@ -90,9 +91,12 @@ class Task:
             raise Cancelled
 
     def progress(self, done: float, total: float | None = None, unit: str = "rows") -> None:
-        """Say how far the task is; shown live, a few times a second at most."""
+        """Say how far the task is; shown live, a few times a second at most.
+
+        Raises: `ValueError` or `TypeError` for what is no finite number.
+        """
         now = time.monotonic()
-        self._progress = (done, total, unit)
+        self._progress = (_finite(done), None if total is None else _finite(total), str(unit))
         if now - self._progress_told >= PROGRESS_EVERY_SECONDS:
             self.flush_progress()
             self._progress_told = now
@@ -121,15 +125,17 @@ class Task:
             self._shields.pop()
             left = max(self._shields, default=0.0) - time.monotonic()
             self._runtime.shield(left if left > 0 else None)
+            if self.cancelled and left <= 0:
+                self._call_all()
         self.checkpoint()
 
     def on_cancel(self, stop: Callable[[], object]) -> None:
         """Have `stop` called, from another thread, once a stop comes: to end work elsewhere.
 
-        When the stop has come already it is called at once, here.
+        When the stop has come already it is called at once, here. A shield defers it as it defers the stop.
         """
         with self._lock:
-            if not self._stop.is_set():
+            if not self._stop.is_set() or self.shielded:
                 self._callbacks.append(stop)
                 return
         self._call(stop)
@@ -153,11 +159,24 @@ class Task:
         return subprocess.CompletedProcess(list(argv), 0, output, errors)
 
     def request_stop(self) -> None:
-        """Set the flag that `checkpoint` reads, and call what was registered with `on_cancel`."""
+        """Set the flag that `checkpoint` reads, and call what was registered with `on_cancel`.
+
+        Under a shield the callbacks wait until it ends, or until its time has run out.
+        """
         with self._lock:
             if self._stop.is_set():
                 return
             self._stop.set()
+        self._call_all()
+
+    def _call_all(self) -> None:
+        left = max(self._shields, default=0.0) - time.monotonic()
+        if left > 0:
+            waiting = threading.Timer(left, self._call_all)
+            waiting.daemon = True
+            waiting.start()
+            return
+        with self._lock:
             callbacks, self._callbacks = self._callbacks, []
         for stop in callbacks:
             threading.Thread(target=self._call, args=(stop,), daemon=True).start()
@@ -167,3 +186,11 @@ class Task:
             stop()
         except Exception as error:  # noqa: BLE001 - a failing callback must not end the stop
             self._runtime.failed_callback(f"{getattr(stop, '__qualname__', stop)!s}: {error!r}")
+
+
+def _finite(number: float) -> float:
+    """The number as one that JSON knows, also when it is of numpy or a decimal."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"progress must be a finite number, got {number!r}")
+    return int(value) if value.is_integer() else value

@@ -56,6 +56,7 @@ class Attempt:
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._writer: TableWriter | None = None
         self._rows_in_unit = 0
+        self._refused = False
 
     def answer_permit(self, refused: str | None) -> None:
         """Hand over the answer to the permit that was asked for. Called from the control thread."""
@@ -69,6 +70,9 @@ class Attempt:
             ended = {"outcome": "success"}
         except Cancelled:
             ended = {"outcome": "cancelled"}
+            if not self._task.cancelled and not self._refused:
+                told = "the pipeline raised Cancelled, but nobody stopped it\nraise an error of your own instead"
+                ended = {"outcome": "failed", "error": told, "again": False}
         except BaseException as error:  # noqa: BLE001 - SystemExit too: a pipeline must not end its worker
             ended = self._failure(error)
         with contextlib.suppress(Exception, Cancelled):
@@ -280,6 +284,7 @@ class Attempt:
         self._tell({"kind": "permit", "rows": unit.rows, "bytes": unit.bytes})
         refused = self._answers.get()
         if refused is not None:
+            self._refused = True
             self._task.log.info("commit refused: %s", refused)
             raise Cancelled
 
@@ -317,7 +322,11 @@ def _described(error: BaseException, file: str) -> str:
     own = [
         frame for frame in frames[first:] if "sluicegate" not in Path(frame.filename).parts
     ] or frames
-    lines = [f"{type(error).__name__}: {error}"]
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - the user's own __str__ can fail, too
+        message = "(its message cannot be read)"
+    lines = [f"{type(error).__name__}: {message}"]
     lines += [
         f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ''}" for frame in own
     ]

@@ -40,7 +40,8 @@ class Channel:
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send a message, with descriptors. Raises: `ChannelClosedError`."""
-        body = json.dumps(message, separators=(",", ":"), default=str).encode()
+        text = json.dumps(message, separators=(",", ":"), default=str, ensure_ascii=False)
+        body = text.encode(errors="replace")  # half a surrogate pair could not be stored
         frame = struct.pack(">I", len(body)) + body
         try:
             with self._lock:
@@ -101,5 +102,8 @@ class Channel:
             return None
         body = bytes(self._buffer[4 : 4 + length])
         del self._buffer[: 4 + length]
-        message: Message = json.loads(body)
+        try:
+            message: Message = json.loads(body)
+        except ValueError as error:
+            raise ChannelClosedError("a frame is not ours") from error
         return message

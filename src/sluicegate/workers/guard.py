@@ -19,7 +19,6 @@ from sluicegate.workers.channel import Channel, ChannelClosedError, Message
 from sluicegate.workers.process_tree import (
     ProcessId,
     become_subreaper,
-    die_with_parent,
     kill_below,
     kill_tree,
     signal_tree,
@@ -63,10 +62,9 @@ def _start_zygote(zygote_fd: int, control_fd: int) -> int:
         return pid
     try:
         os.close(control_fd)
-        die_with_parent(parent)
         from sluicegate.workers.zygote import serve
 
-        serve(Channel(socket.socket(fileno=zygote_fd)))
+        serve(Channel(socket.socket(fileno=zygote_fd)), parent)
     finally:
         os._exit(0)
 

@@ -44,7 +44,7 @@ from sluicegate.errors import SluicegateError
 from sluicegate.problems import LoadError, Problem
 from sluicegate.spec import PipelineSpec
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
-from sluicegate.workers.process_tree import ProcessId, kill_tree
+from sluicegate.workers.process_tree import ProcessId, find, kill_tree
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ class _Worker:
     exit_status: int | None = None
     closing: bool = False  # a kill or sweep was asked of the guard
     killed: int | None = None  # and answered
-    ready: bool = False
+    lost_guard: bool = False
+    born_at: float = field(default_factory=time.monotonic)
+    used: bool = False
     specs: list[PipelineSpec] = field(default_factory=list)
 
 
@@ -128,7 +130,7 @@ class LocalWorkers:
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, "wake")
-        self._paused: list[_Output] = []
+        self._paused: list[_Output | _Worker] = []
         self._workers: dict[int, _Worker] = {}
         self._by_pid: dict[int, _Worker] = {}
         self._by_task: dict[str, _Worker] = {}
@@ -144,8 +146,11 @@ class LocalWorkers:
         self._guard: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
         self._zygote: Channel | None = None
+        self._zygote_process: ProcessId | None = None
+        self._started_at = 0.0
         self._closing = False
         self._restart_at: float | None = None
+        self._refill_at: float | None = None
         self._start_guard()
         self._thread = threading.Thread(target=self._listen, name="workers", daemon=True)
         self._thread.start()
@@ -232,6 +237,8 @@ class LocalWorkers:
                 self._end_by_force(guard)
         self._wake()
         self._thread.join(CLOSE_SECONDS)
+        with self._lock:
+            self._fail_calls()
         for worker in list(self._workers.values()):
             self._forget(worker)
         for fd in (self._wake_reader, self._wake_writer):
@@ -290,11 +297,13 @@ class LocalWorkers:
     # ---------------------------------------------------------------- processes come
 
     def _start_guard(self) -> None:
+        self._started_at = time.monotonic()
         control, guard_end = socket.socketpair()
         zygote, zygote_end = socket.socketpair()
         fds = (guard_end.fileno(), zygote_end.fileno())
         self._guard = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "sluicegate.workers.guard", *map(str, fds)],
+            # -P: a file of the user's folder must not take the place of a module of ours.
+            [sys.executable, "-P", "-m", "sluicegate.workers.guard", *map(str, fds)],
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -346,6 +355,7 @@ class LocalWorkers:
 
     def _hand_over(self, worker: _Worker, assignment: Assignment) -> None:
         worker.assignment, worker.ended, worker.stage = assignment, None, None
+        worker.used = True
         self._by_task[assignment.task_id] = worker
         self._tell(
             worker,
@@ -374,19 +384,36 @@ class LocalWorkers:
 
     def _listen(self) -> None:
         while True:
-            pause = CONGESTED_PAUSE_SECONDS if self._paused else None
-            if self._restart_at is not None:
-                pause = max(0.0, self._restart_at - time.monotonic())
-            ready = self._selector.select(pause)
+            ready = self._selector.select(self._pause_seconds())
             with self._lock:
                 if self._closing and (self._guard is None or self._guard.poll() is not None):
                     return
                 if self._restart_at is not None and time.monotonic() >= self._restart_at:
                     self._restart()
-                self._resume_outputs()
+                if self._refill_at is not None and time.monotonic() >= self._refill_at:
+                    self._refill_at = None
+                    self._fill_pool()
+                self._resume_paused()
                 for key, _ in ready:
                     if key.fileobj in self._selector.get_map():
-                        self._handle(key.data)
+                        self._handle_safely(key.data)
+
+    def _pause_seconds(self) -> float | None:
+        """How long nothing has to be done unless something is heard."""
+        now = time.monotonic()
+        waits = [at - now for at in (self._restart_at, self._refill_at) if at is not None]
+        if self._paused:
+            waits.append(CONGESTED_PAUSE_SECONDS)
+        return max(0.0, min(waits)) if waits else None
+
+    def _handle_safely(self, source: Any) -> None:
+        try:
+            self._handle(source)
+        except Exception:
+            # Without this thread no task would ever end: a mistake of ours costs one worker at most.
+            log.exception("worker_message_failed")
+            if isinstance(source, _Worker):
+                self._lost_channel(source)
 
     def _handle(self, source: Any) -> None:
         try:
@@ -400,16 +427,26 @@ class LocalWorkers:
                 for message in self._zygote.receive_ready():
                     self._from_zygote(message)
             elif isinstance(source, _Output):
-                self._read_output(source, OUTPUT_BYTES)
-            elif isinstance(source, _Worker):
+                if not self._pauses(source, source.fd):
+                    self._read_output(source, OUTPUT_BYTES)
+            elif isinstance(source, _Worker) and not self._pauses(source, source.channel):
                 self._from_worker(source)
         except ChannelClosedError:
             if source in ("control", "zygote"):
                 self._lost_guard()
             else:
-                self._selector.unregister(source.channel)
+                self._lost_channel(source)
+
+    def _lost_channel(self, worker: _Worker) -> None:
+        """A worker closed its channel, or wrote what is no message of ours: nothing more can be heard from it."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(worker.channel)
+        self._end(worker)
 
     def _from_guard(self, message: Message) -> None:
+        if "zygote" in message:
+            self._zygote_process = find(message["zygote"])
+            return
         worker = self._kills.pop(message.get("id", 0), None)
         if worker is not None:
             worker.killed = message["killed"]
@@ -438,8 +475,20 @@ class LocalWorkers:
         finally:
             if worker.channel.fileno() >= 0:
                 worker.channel.sock.setblocking(True)
+        lines: list[LogEntry] = []
         for message in messages:
-            self._said(worker, message)
+            if message["kind"] == "log" and worker.assignment is not None:
+                lines.append(_log_entry(worker.assignment, message))
+            else:
+                self._tell_entries(lines)
+                self._said(worker, message)
+        self._tell_entries(lines)
+
+    def _tell_entries(self, lines: list[LogEntry]) -> None:
+        """Pass on what a task logged, in one piece, and begin anew."""
+        if lines:
+            self._listener(TaskLogged(lines[0].task_id or "", tuple(lines)))
+            lines.clear()
 
     def _said(self, worker: _Worker, message: Message) -> None:
         task = worker.assignment
@@ -524,7 +573,7 @@ class LocalWorkers:
             self._reader = None
             self._fail_calls()
         if worker.role == "loader" and self._loading is not None and not self._loading.done():
-            died = _death(worker.exit_status or 0)
+            died = _death(worker)
             target = self._settings["target"]
             self._loading.set_exception(
                 LoadError(
@@ -537,8 +586,12 @@ class LocalWorkers:
                     ],
                 )
             )
-        if not self._closing:
+        if self._closing:
+            return
+        if worker.used or time.monotonic() - worker.born_at > RESPAWN_PAUSE_SECONDS:
             self._fill_pool()
+        else:  # workers that die at once: a broken machine must not be kept busy with forking
+            self._refill_at = time.monotonic() + RESPAWN_PAUSE_SECONDS
 
     def _report(self, worker: _Worker, processes_killed: int) -> None:
         """Tell how the attempt ended: as the worker said, or `lost` when it could not say."""
@@ -548,7 +601,7 @@ class LocalWorkers:
         self._by_task.pop(task.task_id, None)
         if said is None:
             killed = worker.stage in (Stage.KILL, Stage.TERMINATE)
-            died = None if killed else f"its worker died: {_death(worker.exit_status or 0)}"
+            died = None if killed else f"its worker died: {_death(worker)}"
             self._listener(
                 TaskEnded(
                     task.task_id,
@@ -581,7 +634,11 @@ class LocalWorkers:
             with contextlib.suppress(OSError):
                 os.close(output.fd)
         worker.outputs = []
-        self._paused = [output for output in self._paused if output.worker is not worker]
+        self._paused = [
+            source
+            for source in self._paused
+            if source is not worker and getattr(source, "worker", None) is not worker
+        ]
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(worker.channel)
         worker.channel.close()
@@ -607,12 +664,15 @@ class LocalWorkers:
                 channel.close()
         if self._guard is not None:
             self._end_by_force(self._guard)
+        if self._zygote_process is not None:
+            kill_tree(self._zygote_process)
+            self._zygote_process = None
         self._kills.clear()
         self._by_pid.clear()
         for worker in list(self._workers.values()):
             if worker.process is not None:
                 worker.killed = kill_tree(worker.process)
-            worker.exit_status = worker.exit_status or int(signal.SIGKILL)
+            worker.lost_guard = True
             self._idle = [idle for idle in self._idle if idle is not worker]
             for output in worker.outputs:
                 self._drain(output)
@@ -622,7 +682,15 @@ class LocalWorkers:
             if worker is self._reader:
                 self._reader = None
         self._fail_calls()
-        self._restart_at = time.monotonic()
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(
+                WorkersUnavailableError(
+                    "the guard of the workers died while the pipelines were loaded",
+                    mend="try again",
+                )
+            )
+        again_at_once = time.monotonic() - self._started_at > RESPAWN_PAUSE_SECONDS
+        self._restart_at = time.monotonic() + (0 if again_at_once else RESPAWN_PAUSE_SECONDS)
 
     def _restart(self) -> None:
         self._restart_at = None
@@ -636,8 +704,6 @@ class LocalWorkers:
 
     @staticmethod
     def _end_by_force(guard: subprocess.Popen[bytes]) -> None:
-        from sluicegate.workers.process_tree import find
-
         if (process := find(guard.pid)) is not None:
             kill_tree(process)
         guard.wait()
@@ -646,10 +712,6 @@ class LocalWorkers:
 
     def _read_output(self, output: _Output, limit: int) -> bool:
         """Read what a task printed and tell it line by line. Returns whether there may be more."""
-        if self._congested():
-            self._selector.unregister(output.fd)
-            self._paused.append(output)
-            return False
         try:
             data = os.read(output.fd, limit)
         except BlockingIOError:
@@ -662,11 +724,19 @@ class LocalWorkers:
             return False
         output.partial += data
         *lines, rest = bytes(output.partial).split(b"\n")
+        while len(rest) > LINE_BYTES_MAX:
+            lines.append(rest[:LINE_BYTES_MAX])
+            rest = rest[LINE_BYTES_MAX:]
         output.partial = bytearray(rest)
-        if len(rest) > LINE_BYTES_MAX:
-            lines.append(rest)
-            output.partial.clear()
         self._tell_lines(output, lines)
+        return True
+
+    def _pauses(self, source: _Output | _Worker, fd: int | Channel) -> bool:
+        """Leave what a worker says where it is for a moment, when the store cannot keep up with its lines."""
+        if not self._congested():
+            return False
+        self._selector.unregister(fd)
+        self._paused.append(source)
         return True
 
     def _drain(self, output: _Output) -> None:
@@ -682,7 +752,11 @@ class LocalWorkers:
         task = output.worker.assignment
         if not lines:
             return
-        texts = [line[:LINE_BYTES_MAX].decode("utf-8", "replace") for line in lines]
+        texts = [
+            line[start : start + LINE_BYTES_MAX].decode("utf-8", "replace")
+            for line in lines
+            for start in range(0, max(1, len(line)), LINE_BYTES_MAX)
+        ]
         if task is None:
             for text in texts:
                 log.info("worker_output stream=%s line=%s", output.stream, text)
@@ -699,11 +773,12 @@ class LocalWorkers:
             )
         )
 
-    def _resume_outputs(self) -> None:
+    def _resume_paused(self) -> None:
         if self._paused and not self._congested():
             paused, self._paused = self._paused, []
-            for output in paused:
-                self._selector.register(output.fd, selectors.EVENT_READ, output)
+            for source in paused:
+                fd = source.fd if isinstance(source, _Output) else source.channel
+                self._selector.register(fd, selectors.EVENT_READ, source)
 
     # ---------------------------------------------------------------- sending
 
@@ -745,17 +820,19 @@ def _event(task: Assignment, message: Message) -> WorkerEvent | None:
             return ShieldChanged(task.task_id, message["seconds"])
         case "hung":
             return TaskHung(task.task_id, tuple(message["where"]))
-        case "log":
-            at = datetime.fromtimestamp(message["at"], UTC)
-            entry = LogEntry(
-                task.job_id, at, message["message"], task.task_id, message["level"], "log"
-            )
-            return TaskLogged(task.task_id, (entry,))
     return None
 
 
-def _death(status: int) -> str:
+def _log_entry(task: Assignment, message: Message) -> LogEntry:
+    at = datetime.fromtimestamp(message["at"], UTC)
+    return LogEntry(task.job_id, at, message["message"], task.task_id, message["level"], "log")
+
+
+def _death(worker: _Worker) -> str:
     """How a process died, in words."""
+    if worker.lost_guard:
+        return "it was ended because the process that watches over the workers was gone"
+    status = worker.exit_status or 0
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal.Signals(number).name if number in set(signal.Signals) else str(number)

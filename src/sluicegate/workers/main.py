@@ -6,8 +6,10 @@ Messages out: `loaded`, `opened`, `permit`, `committed`, `progress`, `log`, `shi
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import contextvars
+import gc
 import io
 import logging
 import os
@@ -19,7 +21,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from sluicegate import declare
 from sluicegate.errors import Cancelled, SluicegateError
@@ -28,7 +31,7 @@ from sluicegate.task import Task
 from sluicegate.workers import attempt
 from sluicegate.workers.attempt import Attempt
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
-from sluicegate.workers.process_tree import become_subreaper, die_with_parent, has_children
+from sluicegate.workers.process_tree import become_subreaper, has_children, kill_below
 
 # A signal that programs do not use, so that a task's own handlers stay its own.
 INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -37,11 +40,10 @@ STACK_DEPTH_MAX: Final = 40
 MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
 
 
-def run_worker(fds: list[int], settings: dict[str, Any], parent: int) -> None:
+def run_worker(fds: list[int], settings: dict[str, Any]) -> None:
     """Become a worker. Returns when the executor closes the channel."""
     channel_fd, stdout_fd, stderr_fd = fds
     os.setsid()  # a task that signals its own group hits nobody else, and no terminal reaches it
-    die_with_parent(parent)
     become_subreaper()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, signal.SIG_DFL)
@@ -57,9 +59,9 @@ def run_worker(fds: list[int], settings: dict[str, Any], parent: int) -> None:
 
 
 def _text(fd: int) -> io.TextIOWrapper:
-    """A line-buffered text stream: what a task prints is seen at once."""
-    raw = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
+    """A line-buffered text stream: a line is seen at once, and is one write, so that two never mix."""
+    raw = open(fd, "wb", closefd=False)  # noqa: SIM115
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class Worker:
@@ -69,13 +71,14 @@ class Worker:
         self._channel, self._settings = channel, settings
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._registry: Registry | None = None
+        self._unloaded: str | None = None
         self._task: Task | None = None
         self._attempt: Attempt | None = None
         self._interruptible = False
         self._interrupt_due = False
         self._stage: str | None = None
         self._where: list[str] = []
-        self._main_thread = threading.get_ident()
+        self._main_thread, self._pid = threading.get_ident(), os.getpid()
         self._pristine: _Pristine | None = None
 
     def serve(self) -> None:
@@ -109,7 +112,8 @@ class Worker:
                     case _:
                         self._inbox.put(message)
         except ChannelClosedError:
-            # The executor is gone or has let go of us. The guard ends our tree; this ends at least ourselves.
+            # The executor is gone or has let go of us. The guard ends our tree, unless it is gone as well.
+            kill_below(os.getpid())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _deliver(self, message: Message) -> None:
@@ -147,6 +151,20 @@ class Worker:
             raise Cancelled
 
     @contextlib.contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """A stretch of our own code below the pipeline's: an interrupt waits until it ends."""
+        before = self._interruptible
+        if not before or threading.get_ident() != self._main_thread:
+            yield
+            return
+        self._interruptible = False
+        try:
+            yield
+        finally:
+            self._interruptible = True
+        self._on_interrupt()
+
+    @contextlib.contextmanager
     def _user_code(self) -> Iterator[None]:
         """A stretch of the pipeline's own code: here an interrupt may raise `Cancelled` anywhere."""
         try:
@@ -160,6 +178,7 @@ class Worker:
         try:
             self._registry = load(message["target"])
         except LoadError as error:
+            self._unloaded = f"the pipelines cannot be loaded any more: {error}"
             problems = [problem_dict(problem) for problem in error.problems]
             self._send({"kind": "loaded", "problems": problems})
             return
@@ -176,11 +195,9 @@ class Worker:
     def _run(self, order: Message) -> None:
         if self._pristine is None:
             self._pristine = _Pristine()
-        if self._registry is None and self._settings.get("target"):
-            self._registry = load(self._settings["target"])
         pipeline = self._registry.pipelines.get(order["pipeline"]) if self._registry else None
         if pipeline is None:
-            error = f"pipeline {order['pipeline']!r} is not in the code any more"
+            error = self._unloaded or f"pipeline {order['pipeline']!r} is not in the code any more"
             ended: Message = {"outcome": "failed", "error": error, "stats": {}}
         else:
             log = _logger(order["task_id"], self._send)
@@ -198,6 +215,8 @@ class Worker:
             )
             self._task = task
             ended = contextvars.copy_context().run(self._attempt.run)
+            if os.getpid() != self._pid:
+                _leave_fork()  # a child that the task forked came back from the pipeline, too
             self._task = self._attempt = None
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -228,7 +247,15 @@ class Worker:
             self._send({"kind": "reply", "id": message["id"], "error": facts})
 
     def _send(self, message: Message) -> None:
-        self._channel.send(message)
+        if os.getpid() != self._pid:
+            # A child that the task forked: the channel is not its own, but what it logs is not lost.
+            if message["kind"] == "log":
+                os.write(2, f"{message['message']}\n".encode(errors="backslashreplace"))
+            return
+        with (
+            self._uninterrupted()
+        ):  # half a message would be the last that the executor understands
+            self._channel.send(message)
 
     # ---------------------------------------------------------------- what a task asks of its runtime
 
@@ -245,45 +272,69 @@ class Worker:
         self._send(_log_message("warning", f"on_cancel callback failed: {what}"))
 
 
+def _leave_fork() -> NoReturn:
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
 class _Pristine:
     """What a task may change in its process, as it was before; and whether it could be put back."""
 
     def __init__(self) -> None:
-        self._threads = {thread.ident for thread in threading.enumerate()}
+        self._threads, self._thread_count = _threads(), _thread._count()
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self._environ = dict(os.environ)
-        self._cwd = os.getcwd()
+        self._cwd = Path.cwd()
         self._umask = _umask()
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._descriptors = [_identity(fd) for fd in (0, 1, 2)]
-        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self._fixed = _fixed()
         self._path = list(sys.path)
+        self._log_level, self._log_handlers = logging.root.level, list(logging.root.handlers)
+        self._log_disabled = logging.root.manager.disable
         self._memory = _peak_bytes()
 
     def restore(self) -> str | None:
         """Put everything back. Returns what could not be: then no other task may run here."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
         for number, handler in self._handlers.items():
             if signal.getsignal(number) is not handler:
                 if handler is None:
                     return "a signal handler was replaced"
                 signal.signal(number, handler)
-        if os.environ != self._environ:
-            os.environ.clear()
-            os.environ.update(self._environ)
+        self._restore_interpreter()
         os.umask(self._umask)
-        sys.stdin, sys.stdout, sys.stderr = self._streams
-        sys.path[:] = self._path
         try:
-            if os.getcwd() != self._cwd:
+            if Path.cwd() != self._cwd:
                 os.chdir(self._cwd)
         except OSError:
             return "its working directory is gone"
-        if [_identity(fd) for fd in (0, 1, 2)] != self._descriptors:
+        return self._dirt()
+
+    def _restore_interpreter(self) -> None:
+        if os.environ != self._environ:
+            os.environ.clear()
+            os.environ.update(self._environ)
+            time.tzset()
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        sys.path[:] = self._path
+        logging.root.setLevel(self._log_level)
+        logging.root.handlers[:] = self._log_handlers
+        logging.disable(self._log_disabled)
+
+    def _dirt(self) -> str | None:
+        """What a task has left here that cannot be put back."""
+        if [_identity(fd) for fd in (0, 1, 2)] != self._descriptors or any(
+            stream.closed for stream in self._streams
+        ):
             return "its standard streams were replaced"
-        if {limit: resource.getrlimit(limit) for limit in _LIMITS} != self._limits:
-            return "its resource limits were changed"
-        if {thread.ident for thread in threading.enumerate()} - self._threads:
+        for what, value in _fixed().items():
+            if value != self._fixed[what]:
+                return f"its {what} changed"
+        if _threads() - self._threads or _thread._count() > self._thread_count:
             return "a thread is still running"
         _reap_finished()
         if has_children():
@@ -296,7 +347,29 @@ class _Pristine:
 _SIGNALS: Final = tuple(
     number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
 )
-_LIMITS: Final = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE)
+_LIMITS: Final = tuple(
+    getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")
+)
+_TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
+
+def _fixed() -> dict[str, object]:
+    """What is not put back: a task that changes it spends its worker."""
+    return {
+        "resource limits were": [resource.getrlimit(limit) for limit in _LIMITS],
+        "signal mask was": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "user was": (os.getuid(), os.geteuid(), os.getgid(), os.getegid()),
+        "priority was": os.getpriority(os.PRIO_PROCESS, 0),
+        "recursion limit was": sys.getrecursionlimit(),
+        "tracing was": (sys.gettrace(), sys.getprofile()),
+        "garbage collector was": gc.isenabled(),
+        "default socket timeout was": socket.getdefaulttimeout(),
+    }
+
+
+def _threads() -> set[int]:
+    """Every thread that runs Python code; `_thread._count` counts those too that run none."""
+    return set(sys._current_frames())
 
 
 def _umask() -> int:
@@ -335,7 +408,7 @@ class _TaskLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._send(_log_message(record.levelname.lower(), self.format(record)))
-        except ChannelClosedError:
+        except Exception:  # noqa: BLE001 - as in every handler: a bad log call fails no task
             self.handleError(record)
 
 

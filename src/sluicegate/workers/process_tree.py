@@ -106,11 +106,22 @@ def kill_tree(root: ProcessId) -> int:
         if not fresh:
             break
         for process in fresh:
-            send_signal(process, signal.SIGSTOP)
+            if send_signal(process, signal.SIGSTOP):
+                _freeze_group(process.pid)
             frozen[process] = None
     killed = [process for process in frozen if send_signal(process, signal.SIGKILL)]
     wait_gone(killed)
     return len(killed)
+
+
+def _freeze_group(leader: int) -> None:
+    """Stop the whole group that a stopped process leads, in one step that no fork can slip through.
+
+    While its leader is there the number names this group; and whoever is in it is below the process that made it.
+    """
+    with contextlib.suppress(OSError):
+        if os.getpgid(leader) == leader and leader != os.getpgrp():
+            os.killpg(leader, signal.SIGSTOP)
 
 
 def kill_below(root: int, *, spare: frozenset[int] = frozenset()) -> int:
@@ -146,12 +157,10 @@ def become_subreaper() -> bool:
     return IS_LINUX and _libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
-def die_with_parent(parent: int) -> None:
-    """Be killed when the parent process dies; at once, when it is already gone. Linux only."""
+def signal_with_parent(signum: int) -> None:
+    """Be signalled when the parent process dies. Linux only; look for the parent after this call."""
     if IS_LINUX:
-        _libc().prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+        _libc().prctl(PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
 
 
 def has_children() -> bool:

@@ -16,20 +16,25 @@ import os
 import select
 import signal
 import warnings
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
-from sluicegate.workers.process_tree import find
+from sluicegate.workers.process_tree import become_subreaper, find, kill_below, signal_with_parent
+
+# Told by the kernel when the guard dies: then we do its work.
+GUARD_GONE: Final = signal.SIGUSR1
 
 
-def serve(channel: Channel) -> None:
-    """Fork workers until the executor is gone."""
+def serve(channel: Channel, guard: int) -> None:
+    """Fork workers until the executor or the guard is gone; then end them, with all that they started."""
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for signum in (signal.SIGCHLD, GUARD_GONE):
+        signal.signal(signum, lambda *_: None)
+    signal_with_parent(GUARD_GONE)
     try:
-        while True:
+        while os.getppid() == guard:
             readable, _, _ = select.select([channel.fileno(), wake_reader], [], [])
             if wake_reader in readable:
                 os.read(wake_reader, 4096)
@@ -38,7 +43,9 @@ def serve(channel: Channel) -> None:
                 for message in channel.receive_ready():
                     _obey(channel, message, wake_reader, wake_writer)
     except ChannelClosedError:
-        return
+        pass
+    become_subreaper()
+    kill_below(os.getpid())
 
 
 def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
@@ -52,14 +59,13 @@ def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
         gc.freeze()
     elif "spawn" in message:
         fds = channel.take_fds(3)
-        parent = os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
             )  # forking beside a library's idle threads
             pid = os.fork()
         if not pid:
-            _become_worker(channel, message, fds, own_fds, parent)
+            _become_worker(channel, message, fds, own_fds)
         for fd in fds:
             os.close(fd)
         process = find(pid)
@@ -69,18 +75,19 @@ def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
 
 
 def _become_worker(
-    channel: Channel, message: Message, fds: list[int], own_fds: tuple[int, ...], parent: int
+    channel: Channel, message: Message, fds: list[int], own_fds: tuple[int, ...]
 ) -> NoReturn:
     code = 70
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for signum in (signal.SIGCHLD, GUARD_GONE):
+            signal.signal(signum, signal.SIG_DFL)
         channel.close()
         for fd in own_fds:
             os.close(fd)
         from sluicegate.workers.main import run_worker
 
-        run_worker(fds, message["settings"], parent)
+        run_worker(fds, message["settings"])
         code = 0
     finally:
         os._exit(code)
