@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sluicegate.cli import terminal
-from sluicegate.cli.jobs import AmbiguousJobError, find_job, short_ids
+from sluicegate.cli.jobs import AmbiguousJobError, _jobs_table, find_job, short_ids
 from sluicegate.cli.progress import Stopper, view
 from sluicegate.cli.report import exit_code, is_over, print_job, print_receipt
 from sluicegate.cli.run import parse_params
@@ -239,6 +239,17 @@ def test_listed_ids_are_short_and_tell_the_jobs_apart() -> None:
     first, second = "01a20495-c08e-7b91-a81a-1b0adcd947e6", "01a20497-3ae6-7232-9b8c-9927db7654de"
     assert short_ids([first, second]) == ["01a20495-c08e", "01a20497-3ae6"]
     assert short_ids([first, first[:14] + second[14:]])[0] == first[:18]
+
+
+def test_a_narrow_history_cuts_off_names_and_nothing_else() -> None:
+    """Half an id, or half a status, is of no use."""
+    long = job(job_name="a job with a name that goes on and on and on for ever", status="cancelled")
+    text = drawn(_jobs_table([long], 80))
+    assert "01a20495-c08e" in text
+    assert "■ cancelled" in text
+    assert "CREATED" in text
+    assert "2.0 s" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
 
 
 def test_ctrl_c_stops_then_forces_then_leaves() -> None:

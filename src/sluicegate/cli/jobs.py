@@ -26,6 +26,7 @@ STATUSES: Final = ("pending", "running", "success", "failed", "partial", "cancel
 STOP_WAIT_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.25
 LOG_PAGE: Final = 1000
+WIDE: Final = 110
 
 
 class AmbiguousJobError(SluicegateError):
@@ -329,25 +330,29 @@ def _print_preview(preview: Mapping[str, Any]) -> None:
 
 
 def _jobs_table(jobs: list[dict[str, Any]], width: int) -> Any:
+    """The history; where it is too wide, only the names are cut off."""
     from sluicegate.cli.terminal import age, duration, grid, job_state, plain
 
-    wide = width >= 110
-    headings = ["job", "name", "status", "tasks", "created", "took", *(["by"] if wide else [])]
+    headings = ["job", "name", "status", "tasks", "created", "took", "by"]
+    if width < WIDE:
+        headings.remove("by")
     table = grid(*headings, right=("tasks", "took"))
-    table.columns[1].overflow = "ellipsis"
-    for heading, column in zip(headings, table.columns, strict=True):
-        if heading != "name":
-            column.min_width = len(heading)
     for short, job in zip(short_ids([job["job_id"] for job in jobs]), jobs, strict=True):
         cells = [
             plain(short),
             plain(job["job_name"]),
             job_state(job),
-            f"{job['completed_tasks']}/{job['total_tasks']}",
-            age(job["created_at"]),
-            duration(job["duration_seconds"]),
-        ]
-        table.add_row(*cells, *([plain(f"{job['user_id']} ({job['trigger']})")] if wide else []))
+            plain(f"{job['completed_tasks']}/{job['total_tasks']}"),
+            plain(age(job["created_at"])),
+            plain(duration(job["duration_seconds"])),
+            plain(f"{job['user_id']} ({job['trigger']})"),
+        ][: len(headings)]
+        table.add_row(*cells)
+        for heading, column, cell in zip(headings, table.columns, cells, strict=True):
+            if heading != "name":
+                column.min_width = max(column.min_width or len(heading), cell.cell_len)
+    others = sum((column.min_width or 0) + 2 for column in table.columns)
+    table.columns[1].max_width = max(len("name"), width - others - 2)
     return table
 
 

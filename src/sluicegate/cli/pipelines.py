@@ -17,7 +17,7 @@ app = typer.Typer(help="Look at what is declared.", no_args_is_help=True)
 OptionalTarget = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PIPELINES]",
+        metavar="PIPELINES",
         help="A file, a folder or a module; the server's, or those of this folder, if left out.",
     ),
 ]

@@ -15,7 +15,7 @@ STARTER: Final = Path(__file__).parents[1] / "examples" / "starter"
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where; the working folder if left out.")
+        Path, typer.Argument(metavar="FOLDER", help="Where; the working folder if left out.")
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:

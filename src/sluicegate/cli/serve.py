@@ -23,7 +23,7 @@ def serve(
     pipelines: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PIPELINES]",
+            metavar="PIPELINES",
             help="A file, a folder or a module; pipelines.py or pipelines/ if left out.",
         ),
     ] = None,
