@@ -101,7 +101,7 @@ def pipelines_path() -> Path:
     package = Path(__file__).resolve().parent
     for folder in (package / "examples" / "flights", package.parents[1] / "examples" / "flights"):
         if folder.is_dir():
-            return folder
+            return folder.resolve()
     raise DemoUnavailableError(
         "the demo's pipelines are not part of this installation",
         mend="install sluicegate anew, or run the demo in a checkout",

@@ -24,5 +24,5 @@ class SluicegateError(Exception):
         return f"{self.what}\n{self.mend}" if self.mend else self.what
 
 
-class Cancelled(BaseException):  # noqa: N818 - a stop is no error, and broad `except Exception` must not swallow it
+class Cancelled(BaseException):
     """Raised inside a task that is being stopped. Let it through; clean up in `finally`."""
