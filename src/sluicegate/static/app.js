@@ -110,6 +110,11 @@ function showSignIn() {
   byId("signin-key").focus();
 }
 
+/** To the view's content, past its filters: from a fresh page the newest job's Stop is a few keys away. */
+function skipToContent() {
+  (document.querySelector("main > .view:not([hidden]) [data-content]") ?? byId("main")).focus();
+}
+
 async function submitSignIn(event) {
   event.preventDefault();
   const field = byId("signin-key");
@@ -130,7 +135,7 @@ async function submitSignIn(event) {
 async function start() {
   onSignInNeeded(showSignIn);
   byId("signin-form").addEventListener("submit", submitSignIn);
-  byId("skip-link").addEventListener("click", () => byId("main").focus()); // A link's #main would be a route.
+  byId("skip-link").addEventListener("click", skipToContent); // A link's #main would be a route.
   startStopDialog();
   startHistory();
   startDetails();

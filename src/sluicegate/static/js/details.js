@@ -4,7 +4,7 @@ import { get, jobPath } from "./api.js";
 import { elapsedElement, instantElement, timeElement } from "./clock.js";
 import { byId, el, errorBlock, keyedList, replaceFocused, skeleton, whenChanged } from "./dom.js";
 import { coalesce } from "./events.js";
-import { duration, number, taskPipeline } from "./format.js";
+import { duration, number, plural, shortVersion, taskPipeline } from "./format.js";
 import { drawPlan } from "./graph.js";
 import { createLogs } from "./logs.js";
 import { receiptParts } from "./receipt.js";
@@ -85,7 +85,7 @@ function draw() {
   page.progress.hidden = false;
   page.progress.dataset.status = job.status;
   page.bar.value = job.progress_percent ?? 0;
-  page.count.textContent = `${number(job.completed_tasks ?? 0)} of ${number(job.total_tasks ?? 0)} tasks`;
+  page.count.textContent = `${number(job.completed_tasks ?? 0)} of ${plural(job.total_tasks ?? 0, "task")}`;
   drawers.origin({ at: job.created_at, who: job.user_id ?? "" });
   drawers.facts(job);
   page.facts.hidden = false;
@@ -127,7 +127,7 @@ function factRows(job) {
     ["Priority", job.priority ? String(job.priority) : null],
     ["Resumes", jobLink(job.resumed_from)],
     ["Resumed by", jobLink(job.resumed_by)],
-    ["Code", job.code_version ? el("code", { class: "mono id" }, job.code_version) : null],
+    ["Code", job.code_version ? el("code", { class: "mono id", title: job.code_version }, shortVersion(job.code_version)) : null],
   ];
   return rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
 }

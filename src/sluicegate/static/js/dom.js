@@ -82,7 +82,7 @@ export function stateBlock(title, text, ...actions) {
   return el("div", { class: "state" },
     el("p", { class: "state-title" }, title),
     text && el("p", { class: "soft" }, text),
-    actions.length > 0 && el("p", { class: "state-actions" }, ...actions));
+    actions.some(Boolean) && el("p", { class: "state-actions" }, ...actions));
 }
 
 /** The error state of a view: what could not be done, why, and a way to try again. */

@@ -139,7 +139,7 @@ function emptyState() {
       el("a", { class: "btn", href: "#/history" }, "Show all jobs"));
   }
   return stateBlock("No jobs yet", "A job appears here as soon as pipelines run, from this page, the command line or the API.",
-    el("a", { class: "btn btn-primary", href: "#/pipelines" }, "Choose a pipeline to run"));
+    may("operator") && el("a", { class: "btn btn-primary", href: "#/pipelines" }, "Choose a pipeline to run"));
 }
 
 const pageAddress = (cursor) => `api/jobs${query({ status: view.statuses, limit: PAGE_SIZE, cursor })}`;

@@ -40,7 +40,7 @@ function card(pipeline) {
     el("div", { class: "card-head" },
       el("h3", { title: [id, pipeline.file && `${pipeline.file}:${pipeline.line}`].filter(Boolean).join("\n") }, name),
       last ? statusBadge(last.status) : el("span", { class: "soft card-never" }, "never run")),
-    doc && el("p", { class: "card-doc" }, doc.split("\n")[0]),
+    doc && el("p", { class: "card-doc" }, withCode(doc.split("\n")[0])),
     el("dl", { class: "card-facts" },
       ...fact("reads", dependsOn.length > 0 ? dependsOn.join(", ") : pipeline.files ? `files ${[pipeline.files].flat().join(", ")}` : null),
       ...fact("fills", table ? el("span", {}, el("a", { href: `#/tables/${encodeURIComponent(table)}` }, table), mode && el("span", { class: "soft" }, ` ${mode}`)) : null),
@@ -49,6 +49,9 @@ function card(pipeline) {
       runButton("Run", { pipelines: [id] }, id),
       dependsOn.length > 0 && runButton("Run with dependencies", { pipelines: [id], with_dependencies: true }, `${id}+`)));
 }
+
+/** A docstring's sentence: what stands between backticks is code. */
+const withCode = (sentence) => sentence.split(/`([^`]+)`/).map((part, index) => (index % 2 === 1 ? el("code", {}, part) : part));
 
 const fact = (name, value) => (value ? [el("dt", {}, name), el("dd", {}, value)] : []);
 

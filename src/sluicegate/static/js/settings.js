@@ -3,6 +3,7 @@
 import { get, post, remove } from "./api.js";
 import { timeElement } from "./clock.js";
 import { byId, el, skeleton } from "./dom.js";
+import { shortVersion } from "./format.js";
 import { toast } from "./notify.js";
 import { may, session, signOut } from "./session.js";
 
@@ -18,7 +19,7 @@ function panel(id, title, ...children) {
   return el("section", { class: "panel part", id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), ...children);
 }
 
-const facts = (pairs, kind = "") => el("dl", { class: `facts ${kind}` }, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+const facts = (pairs) => el("dl", { class: "facts" }, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 
 function accountPanel() {
   const { name, role } = session() ?? {};
@@ -61,7 +62,7 @@ function flatten(value, path = []) {
 function plainWord(value) {
   if (value === true) return "yes";
   if (value === false) return "no";
-  return value === null ? "–" : String(value);
+  return value === null ? "–" : shortVersion(String(value));
 }
 
 function keysPanel() {

@@ -2,6 +2,7 @@
 
 import { get, jobPath, post } from "./api.js";
 import { byId, el, setText, skeleton } from "./dom.js";
+import { coalesce } from "./events.js";
 import { duration, number, plural, taskPipeline } from "./format.js";
 import { announce, toast } from "./notify.js";
 import { isActive, statusShape, stopIcon } from "./status.js";
@@ -46,7 +47,7 @@ async function loadPreview(asked) {
     asked.preview = await post(`${jobPath(asked.jobId)}/cancel?dry_run=true`, { mode: chosenMode() });
     if (asked === target) showPreview();
   } catch (error) {
-    if (asked !== target) return;
+    if (asked !== target || asked.preview !== null) return;
     if (refusesStop(error)) {
       giveUp(error);
       return;
@@ -54,6 +55,11 @@ async function loadPreview(asked) {
     byId("stop-preview").replaceChildren(el("p", { class: "soft" }, `What a stop would do could not be worked out: ${error.message} You can still stop the job.`));
   }
 }
+
+/** The job goes on while a person reads: what a stop would do is asked again, so that it stays true. */
+const previewAgain = coalesce(async () => {
+  if (target?.preview) await loadPreview(target);
+});
 
 function chosenMode() {
   return target.escalating ? "force" : new FormData(byId("stop-form")).get("mode");
@@ -70,7 +76,10 @@ function showPreview() {
   if (kept.length > 0) line("success", kept.length === 1 ? "1 table stays as published" : `${number(kept.length)} tables stay as published`, names(kept.map((one) => one.table)));
   if (lines.length === 0) line("pending", "Nothing has started yet; nothing will");
   const lost = mode !== "drain" && lostSeconds ? el("p", { class: "soft" }, `About ${duration(lostSeconds)} of unfinished work is lost.`) : null;
-  byId("stop-preview").replaceChildren(el("ul", { class: "stop-lines" }, lines), ...(lost ? [lost] : []));
+  const box = byId("stop-preview");
+  const parts = [el("ul", { class: "stop-lines" }, lines), lost].filter(Boolean);
+  // Said again only when it reads differently: screen readers speak what is replaced here.
+  if (box.textContent !== parts.map((part) => part.textContent).join("")) box.replaceChildren(...parts);
 }
 
 function runningSentence(count, mode) {
@@ -150,8 +159,11 @@ export function startStopDialog() {
     target = null;
   });
   onJob((job) => {
-    const ended = !isActive(job.status) && !job.stopping;
-    if (target?.jobId !== job.job_id || !ended) return;
+    if (target?.jobId !== job.job_id) return;
+    if (isActive(job.status) || job.stopping) {
+      previewAgain();
+      return;
+    }
     setText(byId("stop-error"), `This job has ended meanwhile: ${job.status}. There is nothing to stop.`);
     setBusy(true);
   });

@@ -3,6 +3,7 @@
 import { get, query } from "./api.js";
 import { byId, el, errorBlock, skeleton, stateBlock, whenChanged } from "./dom.js";
 import { number, plural } from "./format.js";
+import { may } from "./session.js";
 
 const PREVIEW_ROWS = 50;
 const CELL_MAX = 400;
@@ -33,7 +34,7 @@ async function loadList() {
     drawList({ tables, selected });
     byId("view-tables").classList.toggle("has-none", tables.length === 0);
     if (tables.length === 0) {
-      byId("table-body").replaceChildren(stateBlock("No tables yet", "A table appears here when its pipeline has published something.", el("a", { class: "btn btn-primary", href: "#/pipelines" }, "Choose a pipeline to run")));
+      byId("table-body").replaceChildren(stateBlock("No tables yet", "A table appears here when its pipeline has published something.", may("operator") && el("a", { class: "btn btn-primary", href: "#/pipelines" }, "Choose a pipeline to run")));
     } else if (selected === null) {
       byId("table-body").replaceChildren(stateBlock("Choose a table", "Its columns and first rows are shown here."));
     }

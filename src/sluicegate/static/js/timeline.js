@@ -23,7 +23,7 @@ export function createTimeline() {
     const scale = scaleOf(shown);
     const rows = rowsOf(shown);
     element.style.setProperty("--tick", `${(scale.stepMs / scale.spanMs) * 100}%`);
-    axis.replaceChildren(...axisParts(scale));
+    axis.replaceChildren(...axisParts(scale, axis.clientWidth || 600));
     render(rows.slice(0, ROWS_MAX).map((row) => ({ ...row, scale, job: shown })));
     more.hidden = rows.length <= ROWS_MAX;
     setText(more, `${plural(rows.length - ROWS_MAX, "more pipeline")} of this plan, not drawn.`);
@@ -75,16 +75,21 @@ function tickLabel(seconds) {
   return seconds % small === 0 ? `${seconds / small} ${unit}` : `${Math.floor(seconds / small)}:${String(Math.round((seconds % small) / (small / 60))).padStart(2, "0")}`;
 }
 
-function axisParts(scale) {
+/** Room that a label needs, in pixels, so that no two of them meet. */
+const LABEL_PX = 40;
+
+function axisParts(scale, widthPx) {
   const parts = [];
+  const room = Math.max(7, (LABEL_PX / widthPx) * 100);
+  const late = (at) => at > 85;
   const stopAt = scale.stopMs === null ? null : percent(scale, scale.stopMs);
   for (let ms = 0; ms < scale.spanMs - 1; ms += scale.stepMs) {
     const at = (ms / scale.spanMs) * 100;
-    const crowded = at > 96 || (stopAt !== null && Math.abs(at - stopAt) < 7); // No room, or the stop's label stands there.
+    const crowded = at > 100 - room / 2 || (stopAt !== null && at > stopAt - (late(stopAt) ? 1.6 : 1) * room && at < stopAt + room); // No room, or the stop's label stands there.
     if (crowded) continue;
     parts.push(placed(el("span", { class: "timeline-tick" }, ms === 0 ? "0" : tickLabel(ms / 1000)), at));
   }
-  if (stopAt !== null) parts.push(placed(el("span", { class: `timeline-stop-label${stopAt > 85 ? " is-late" : ""}` }, "stop"), stopAt));
+  if (stopAt !== null) parts.push(placed(el("span", { class: `timeline-stop-label${late(stopAt) ? " is-late" : ""}` }, "stop"), stopAt));
   return parts;
 }
 

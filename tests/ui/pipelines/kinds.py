@@ -1,0 +1,72 @@
+"""Pipelines for the page's tests: quick ones, slow ones, one that fails and one that hangs."""
+
+import time
+from collections.abc import Iterator
+
+import polars as pl
+
+from sluicegate import Task, bronze, gold, silver
+
+
+@bronze
+def numbers() -> list[dict]:
+    """Three rows, one of each kind of trouble for `text` on a page."""
+    return [
+        {"n": 2**60, "word": "<b>bold</b>"},
+        {"n": 2, "word": None},
+        {"n": 3, "word": ""},
+    ]
+
+
+@silver
+def squares(numbers: pl.DataFrame) -> pl.DataFrame:
+    return numbers.select(square=pl.col("n").cast(pl.Float64) ** 2)
+
+
+@bronze
+def nothing() -> None:
+    """Ends at once and fills no table."""
+
+
+@bronze
+def slow(task: Task) -> Iterator[list[dict]]:
+    """A minute of small steps. Each is a checkpoint; every twentieth writes a line."""
+    for step in range(6000):
+        task.checkpoint()
+        task.progress(step, 6000, "steps")
+        if step % 20 == 0:
+            task.log.info("step %d", step)
+        time.sleep(0.01)
+    yield [{"steps": 6000}]
+
+
+@silver
+def after_slow(slow: pl.DataFrame) -> pl.DataFrame:
+    return slow
+
+
+@gold
+def long_after_slow(after_slow: pl.DataFrame) -> pl.DataFrame:
+    return after_slow
+
+
+@bronze
+def failing() -> list[dict]:
+    raise ValueError("row 13 has no departure")
+
+
+@silver
+def after_failing(failing: pl.DataFrame) -> pl.DataFrame:
+    return failing
+
+
+@bronze
+def hanging(task: Task) -> None:
+    """Refuses to stop: only the last stage ends it."""
+    deadline = time.monotonic() + 60
+    task.log.info("hanging")
+    while time.monotonic() < deadline:
+        try:
+            time.sleep(1)
+        except BaseException:  # noqa: BLE001, S110 - that is the point of it
+            pass
