@@ -28,12 +28,12 @@ from sluicegate.api.schemas import (
     documented,
 )
 from sluicegate.core.job import Job, JobNotFoundError, JobNotRunningError, JobQuery
-from sluicegate.core.job_manager import JobDetails, RunRequest, StopPreview, StopRequest
+from sluicegate.core.job_manager import JobDetails, RunRequest, StopRequest
 from sluicegate.core.render import (
     event_dict,
     job_dict,
-    kept_dict,
     log_dict,
+    preview_dict,
     receipt_dict,
 )
 
@@ -112,7 +112,7 @@ def cancel_job(
     asked = body or CancelJobRequest()
     try:
         if dry_run:
-            return JSONResponse(_preview_dict(service.manager.preview_cancel(job_id)))
+            return JSONResponse(preview_dict(service.manager.preview_cancel(job_id)))
         job = service.manager.cancel(job_id, StopRequest(caller.name, asked.reason, asked.mode))
     except JobNotFoundError as error:
         return render_error(error, status=400)  # 400, not 404: the seed's API says so.
@@ -155,22 +155,6 @@ def list_events(
 def _shown(service: ServiceDep, job: Job, details: JobDetails | None = None) -> dict[str, Any]:
     percent = service.manager.progress_percent([job])[job.job_id]
     return job_dict(job, service.clock.now(), percent, details)
-
-
-def _preview_dict(preview: StopPreview) -> dict[str, Any]:
-    return {
-        "running": [
-            {
-                "task_id": task.task_id,
-                "pipeline": task.pipeline,
-                "expected_stop_ms": preview.expected_stop_ms.get(task.task_id),
-            }
-            for task in preview.running
-        ],
-        "not_started": list(preview.not_started),
-        "kept": [kept_dict(kept) for kept in preview.kept],
-        "lost_work_seconds": preview.lost_work_seconds,
-    }
 
 
 def _trigger(request: Request, caller: Principal) -> str:
