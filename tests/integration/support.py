@@ -234,14 +234,15 @@ class Server:
     def __init__(self, folder: Path, target: str | Path, *, mark: str, port: int = 0) -> None:
         self.folder, self.mark = folder, mark
         self.errors = folder / f"server-{uuid4().hex[:6]}.err"
-        self.process = subprocess.Popen(
-            serve_command(target, port),
-            stdout=subprocess.PIPE,
-            stderr=self.errors.open("wb"),
-            text=True,
-            cwd=folder,
-            env=environment(folder, mark),
-        )
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                serve_command(target, port),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=folder,
+                env=environment(folder, mark),
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the server did not start: {self.errors.read_text()}"

@@ -134,7 +134,8 @@ def threads_say(task: Task):
     def say(who):
         for n in range(2000):
             print(who, n, "." * 50)
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdout.reconfigure(line_buffering=True)\\nfor n in range(2000): print('c', n, '.' * 50)"])
+    code = "import sys; sys.stdout.reconfigure(line_buffering=True)\\nfor n in range(2000): print('c', n, '.' * 50)"
+    child = subprocess.Popen([sys.executable, "-c", code])
     threads = [threading.Thread(target=say, args=(who,)) for who in "ab"]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
