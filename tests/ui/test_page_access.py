@@ -63,7 +63,7 @@ def test_a_viewer_sees_no_stop_and_no_run(open_page, run, server: Server) -> Non
     page = open_page(role="viewer")
     row = page.locator(f".job-item[data-job-id='{job_id}']")
     expect(row.get_by_role("button", name="View Details")).to_be_visible()
-    expect(page.locator(".btn-danger")).to_have_count(0)
+    expect(row.locator(".btn-danger")).to_have_count(0)
     row.get_by_role("button", name="View Details").click()
     expect(page.locator("#details-timeline")).to_be_visible()
     expect(page.locator("#view-details .btn-danger")).to_have_count(0)

@@ -54,7 +54,7 @@ def test_a_running_job_is_followed_until_its_receipt(open_page, run, server: Ser
 
     # The lines of one task only.
     shown = lines.count()
-    page.get_by_label("Show").select_option("bronze.slow")
+    page.get_by_label("Show", exact=True).select_option("bronze.slow")
     expect(page.locator(".log-task", has_text="job")).to_have_count(0)
     assert 0 < lines.count() < shown
 

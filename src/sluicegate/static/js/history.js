@@ -131,6 +131,7 @@ function drawNow() {
   byId("job-list").hidden = jobs.length === 0;
   byId("load-more").hidden = view.cursor === null || jobs.length === 0;
   if (view.loaded) byId("history-state").replaceChildren(...(jobs.length === 0 ? [emptyState()] : []));
+  revealListed();
 }
 
 function emptyState() {
@@ -297,6 +298,7 @@ export function openHistory(search) {
 
 export function closeHistory() {
   view.open = false;
+  toReveal = null;
 }
 
 /** Read again after the connection was gone. */
@@ -305,12 +307,21 @@ export const refreshHistory = () => {
   catchUp();
 };
 
-/** Bring a job's row into view and give it focus, when it is listed. */
+let toReveal = null;
+
+/** Bring a job's row into view and give it focus, now or as soon as it is listed. */
 export function revealJob(jobId) {
-  const row = byId("job-list").querySelector(`[data-job-id="${CSS.escape(jobId)}"]`);
-  row?.classList.add("is-new");
-  row?.scrollIntoView({ block: "nearest" });
-  row?.querySelector("a")?.focus({ preventScroll: true });
+  toReveal = jobId;
+  revealListed();
+}
+
+function revealListed() {
+  const row = toReveal && byId("job-list").querySelector(`[data-job-id="${CSS.escape(toReveal)}"]`);
+  if (!row) return;
+  toReveal = null;
+  row.classList.add("is-new");
+  row.scrollIntoView({ block: "nearest" });
+  row.querySelector("a").focus({ preventScroll: true });
 }
 
 /** Wire the tab, once. */
