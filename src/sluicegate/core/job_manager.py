@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import (
     Event,
     Job,
@@ -20,12 +21,20 @@ from sluicegate.core.job import (
     LogEntry,
     TaskRecord,
     TaskStatus,
+    TaskStop,
 )
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.plan import Plan, make_plan
 from sluicegate.core.ports import Accepted, Change, Clock, Store
-from sluicegate.core.receipt import Kept
-from sluicegate.core.transitions import StopRequest, decide_cancel, end_job
+from sluicegate.core.receipt import Kept, latency_ms
+from sluicegate.core.transitions import (
+    Ended,
+    StopRequest,
+    TaskEvent,
+    decide_cancel,
+    end_attempt,
+    end_job,
+)
 from sluicegate.errors import SluicegateError
 from sluicegate.spec import PipelineSpec
 
@@ -308,14 +317,47 @@ def kept(tasks: Sequence[TaskRecord]) -> tuple[Kept, ...]:
 
 
 def close_job(job: Job, plan: Plan, tasks: Sequence[TaskRecord], now: datetime) -> Change:
-    """The change that ends a job, or closes the receipt of a cancelled one; with its event and log line."""
+    """The change that ends a job, or closes the receipt of a cancelled one; with its event and log line.
+
+    A task that was waiting for another attempt will not get one: it ends with its job.
+    """
+    stored, ended = job, []
+    for task in tasks:
+        if task.status is TaskStatus.PENDING:
+            stop = _stop_while_waiting(job, now)
+            job, task = end_attempt(job, task, Ended(TaskEvent.CANCEL, now, task.stats, stop=stop))
+            ended.append(task)
     after = end_job(job, now, not_started=not_started(plan, tasks), kept=kept(tasks))
     kind = "job.stopped" if after.status is JobStatus.CANCELLED else "job.finished"
     return Change(
         after,
-        made_from=job.version,
-        events=(Event(kind, job.job_id, now, data={"status": after.status.value}),),
+        made_from=stored.version,
+        tasks=tuple(ended),
+        events=(
+            *(task_finished(task, now) for task in ended),
+            Event(kind, job.job_id, now, data={"status": after.status.value}),
+        ),
         logs=(LogEntry(job.job_id, now, _end_line(after)),),
+    )
+
+
+def task_finished(task: TaskRecord, now: datetime, kind: str = "task.finished") -> Event:
+    """The event of an attempt's end."""
+    facts = {"pipeline": task.pipeline, "status": task.status.value, "rows": task.stats.rows}
+    return Event(kind, task.job_id, now, task.task_id, facts)
+
+
+def _stop_while_waiting(job: Job, now: datetime) -> TaskStop | None:
+    receipt = job.cancellation
+    if receipt is None:
+        return None
+    return TaskStop(
+        cause=receipt.cause.value,
+        requested_by=receipt.requested_by,
+        reason=receipt.reason,
+        stage=Stage.CHECKPOINT.value,
+        stopped_at=now,
+        latency_ms=latency_ms(receipt.requested_at, now),
     )
 
 

@@ -20,13 +20,15 @@ class JobRun:
 
     def __init__(self, job: Job, plan: Plan, records: Iterable[TaskRecord]) -> None:
         self.job, self.plan = job, plan
+        self.lease = job.lease  # of this holding; a takeover raises the job's
         self.records: dict[str, TaskRecord] = {record.pipeline: record for record in records}
         self.taken: set[str] = set()
         self.queued = False  # whether the executor has it in line for a worker
         self._index = {step.pipeline: n for n, step in enumerate(plan.steps)}
         self._upstream_left = {step.pipeline: len(step.depends_on) for step in plan.steps}
         self._ended: set[str] = set()
-        self._ready: list[int] = []
+        self._ready: list[int] = []  # a heap of what is in `_listed`
+        self._listed: set[str] = set()
         self._beyond: dict[str, list[str]] = defaultdict(
             list
         )  # by layer: free but for the layers before
@@ -61,6 +63,7 @@ class JobRun:
         """Return the pipeline that should start next and hold it as taken, or `None`."""
         while self._ready:
             pipeline = self.plan.pipelines[heapq.heappop(self._ready)]
+            self._listed.discard(pipeline)
             if pipeline not in self._ended and pipeline not in self.taken:
                 self.taken.add(pipeline)
                 return pipeline
@@ -69,7 +72,11 @@ class JobRun:
     def give_back(self, pipeline: str) -> None:
         """A taken pipeline did not start, or waits for another attempt: it is ready again."""
         self.taken.discard(pipeline)
-        heapq.heappush(self._ready, self._index[pipeline])
+        self._list(pipeline)
+
+    def put_aside(self, pipeline: str) -> None:
+        """A taken pipeline waits for something that is no worker: a pause, a table. `give_back` ends that."""
+        self.taken.discard(pipeline)
 
     def end(self, pipeline: str, *, succeeded: bool) -> None:
         """A pipeline ended; what waited for it becomes ready, or is skipped."""
@@ -96,15 +103,20 @@ class JobRun:
             for waiting_layer in LAYERS:
                 if self._layer_is_open(waiting_layer):
                     for free in self._beyond.pop(waiting_layer, ()):
-                        heapq.heappush(self._ready, self._index[free])
+                        self._list(free)
 
     def _offer(self, pipeline: str) -> None:
         """Everything it depends on has succeeded; it is ready unless an earlier layer has to end first."""
         layer = pipeline.partition(".")[0]
         if not self.plan.by_layer or self._layer_is_open(layer):
-            heapq.heappush(self._ready, self._index[pipeline])
+            self._list(pipeline)
         else:
             self._beyond[layer].append(pipeline)
+
+    def _list(self, pipeline: str) -> None:
+        if pipeline not in self._listed and pipeline not in self._ended:
+            self._listed.add(pipeline)
+            heapq.heappush(self._ready, self._index[pipeline])
 
     def _layer_is_open(self, layer: str) -> bool:
         before = LAYERS[: LAYERS.index(layer)]

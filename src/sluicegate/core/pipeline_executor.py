@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from sluicegate.core.cancellation import DEFAULT_POLICY, CancelPolicy, Stage
@@ -33,7 +34,7 @@ from sluicegate.core.job import (
     TaskStatus,
     TaskStop,
 )
-from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id
+from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id, task_finished
 from sluicegate.core.job_run import JobRun
 from sluicegate.core.ledger import Decide, Done, Ledger, Written
 from sluicegate.core.ports import (
@@ -94,15 +95,26 @@ class _Call:
 
 
 @dataclass(slots=True)
+class _Timer:
+    """Something to do later. One that is not needed any more lets go of what it would have done."""
+
+    do: Callable[[], None] | None
+
+    def cancel(self) -> None:
+        self.do = None
+
+
+@dataclass(slots=True)
 class _Active:
     """A task that a worker has."""
 
     run: JobRun
     pipeline: str
-    deadline: float | None = None
+    timer: _Timer | None = None
     shielded_until: float | None = None
     progress_stored: float = 0.0
     progress_told: float = 0.0
+    over: bool = False  # nothing that was asked while it ran may be stored after its end
 
 
 _Message = _Woken | _Call | WorkerEvent
@@ -146,14 +158,18 @@ class PipelineExecutor:
         )  # a cache of jobs that are stopping here; the store is the truth
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._runs: dict[str, JobRun] = {}
-        self._line: list[tuple[tuple[int, str], JobRun]] = []
+        self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
-        self._starting = 0
+        self._starting: set[str] = set()
+        self._unanswered = (
+            0  # decisions and settlings under way; nothing is handed back before they are known
+        )
         self._stops: dict[str, TaskStopping] = {}
         self._writers: dict[str, Writer] = {}
         self._table_line: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_ids = itertools.count()
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._numbers = itertools.count()
+        self._timeouts: dict[str, _Timer] = {}
         self._touched: dict[str, JobRun] = {}
         self._outgoing: list[tuple[str, Decide, Done]] = []
         self._closing = False
@@ -243,10 +259,20 @@ class PipelineExecutor:
         except queue.Empty:
             pass
         else:
-            self._take(message)
+            self._safely(partial(self._take, message))
             while not self._inbox.empty():
-                self._take(self._inbox.get())
+                self._safely(partial(self._take, self._inbox.get()))
         self._act()
+
+    def _safely(self, do: Callable[[], None]) -> None:
+        """Do one step. What it could not read is tried again; a mistake of ours in it must not spoil the others."""
+        try:
+            do()
+        except StoreUnavailableError as error:
+            log.warning("store_unavailable error=%s", error.what)
+            self._pause(do)
+        except Exception:
+            log.exception("executor_step_failed")
 
     def _take(self, message: _Message) -> None:
         match message:
@@ -270,20 +296,21 @@ class PipelineExecutor:
 
     def _act(self) -> None:
         now = self._clock.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+        while self._timers and (self._timers[0][0] <= now or self._timers[0][2].do is None):
+            if (do := heapq.heappop(self._timers)[2].do) is not None:
+                self._safely(do)
         for stopping in self._stops.values():
             if (stage := stopping.due(now)) is not None:
                 if stage is not Stage.CHECKPOINT:
                     log.info("task_stop_stage task_id=%s stage=%s", stopping.task_id, stage)
                 self._workers.deliver(stopping.task_id, stage)
-        self._fill_workers()
+        self._safely(self._fill_workers)
         touched, self._touched = self._touched, {}
         for run in touched.values():
-            if run.is_drained and not self._closing:
+            if run.is_drained and not self._closing and self._is_held(run):
                 self._close(run)
         self._send_out()
-        if self._closing and not self._active and not self._starting:
+        if self._closing and not self._active and not self._unanswered:
             self._hand_back()
 
     def _next_in(self) -> float | None:
@@ -296,28 +323,49 @@ class PipelineExecutor:
     def _post(self, do: Callable[[], None]) -> None:
         self._inbox.put(_Call(do))
 
-    def _later(self, seconds: float, do: Callable[[], None]) -> None:
-        due = self._clock.monotonic() + seconds
-        heapq.heappush(self._timers, (due, next(self._timer_ids), do))
+    def _later(self, seconds: float, do: Callable[[], None]) -> _Timer:
+        due, timer = self._clock.monotonic() + seconds, _Timer(do)
+        heapq.heappush(self._timers, (due, next(self._numbers), timer))
+        return timer
 
-    def _write(self, job_id: str, decide: Decide, then: Callable[[Written], None]) -> None:
-        """Store a decision; `then` runs on this thread. A store that is away for a while is asked again."""
+    def _pause(self, do: Callable[[], None]) -> None:
+        """Do it once the store may be back."""
+        self._later(STORE_PAUSE_SECONDS, do)
+
+    def _write(
+        self,
+        job_id: str,
+        decide: Decide,
+        then: Callable[[Written], None],
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Store a decision; `then` runs on this thread. A store that is away for a while is asked again.
+
+        Args:
+            failed: Runs instead of `then` when it can never be stored; then the job is let go of.
+        """
+        self._unanswered += 1
+
+        def submit() -> None:
+            self._outgoing.append((job_id, decide, done))
 
         def done(result: Written | BaseException) -> None:
-            if isinstance(result, Written):
-                self._post(lambda: then(result))
-            elif isinstance(result, StoreUnavailableError):
+            self._post(lambda: answered(result))
+
+        def answered(result: Written | BaseException) -> None:
+            if isinstance(result, StoreUnavailableError):
                 log.warning("store_unavailable job_id=%s error=%s", job_id, result.what)
-                self._post(
-                    lambda: self._later(
-                        STORE_PAUSE_SECONDS, lambda: self._write(job_id, decide, then)
-                    )
-                )
+                self._pause(submit)
+                return
+            self._unanswered -= 1
+            if isinstance(result, Written):
+                self._safely(lambda: then(result))
             else:
                 log.error("decision_failed job_id=%s", job_id, exc_info=result)
-                self._post(lambda: self._drop(job_id))
+                failed()
+                self._drop(job_id)
 
-        self._outgoing.append((job_id, decide, done))
+        submit()
 
     def _send_out(self) -> None:
         """Store what this tick decided in one step: the end of a task and the start of the next share an fsync."""
@@ -327,24 +375,44 @@ class PipelineExecutor:
 
     def _mine(self, job: Job, run: JobRun) -> bool:
         """Whether this executor still holds the job: only the lease holder reports on its tasks."""
-        return job.executor_id == self.executor_id and job.lease == run.job.lease
+        return job.executor_id == self.executor_id and job.lease == run.lease
+
+    def _is_held(self, run: JobRun) -> bool:
+        """Whether this is how the job is run here; not one that was closed or dropped."""
+        return self._runs.get(run.job.job_id) is run
+
+    def _saw(self, run: JobRun, job: Job) -> None:
+        """Keep the newest header; what it says that was not known yet is acted on, whoever decided it."""
+        if job.version < run.job.version:
+            return
+        before, run.job = run.job, job
+        self._touched[job.job_id] = run
+        if job.cancellation != before.cancellation and self._is_held(run):
+            self._after_decision(run)
 
     # ---------------------------------------------------------------- jobs come and go
 
     def _look_at(self, job_id: str) -> None:
+        job = self._store.get(job_id)
         if (run := self._runs.get(job_id)) is not None:
-            run.job = self._store.get(job_id)
-            self._after_decision(run)
-        elif not self._closing:
-            job = self._store.get(job_id)
-            if job.executor_id == self.executor_id and not job.is_over:
-                self._adopt(job)
-            elif not job.is_over:
-                self._claim(job)
+            if self._mine(job, run):
+                self._saw(run, job)
+            else:
+                self._drop(job_id)
+        elif job.is_over or self._closing:
+            return
+        elif any(active.run.job.job_id == job_id for active in self._active.values()):
+            # Its tasks of an earlier holding are being ended here; only then may they run again.
+            self._pause(lambda: self._look_at(job_id))
+        elif job.executor_id == self.executor_id:
+            self._adopt(job)
+        else:
+            self._claim(job)
 
     def _recover(self) -> None:
         for job in self._store.unfinished():
-            if job.job_id not in self._runs:
+            # One that was created here meanwhile has its own message.
+            if job.job_id not in self._runs and job.executor_id != self.executor_id:
                 self._claim(job)
 
     def _claim(self, seen: Job) -> None:
@@ -374,9 +442,9 @@ class PipelineExecutor:
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
         records = self._store.tasks([job.job_id]) if job.started_at else []
+        self._know_writers([p for p in plan.pipelines if p not in self._writers])
         run = JobRun(job, plan, records)
         self._runs[job.job_id] = run
-        self._know_writers([p for p in plan.pipelines if p not in self._writers])
         self._touched[job.job_id] = run
         code_version = self._manager.catalog.code_version
         if records and job.code_version != code_version and not job.is_terminal:
@@ -388,30 +456,35 @@ class PipelineExecutor:
             if record.status is TaskStatus.RUNNING:
                 run.taken.add(record.pipeline)
                 self._recover_task(run, record)
-        if job.timeout_seconds is not None and not job.is_terminal:
-            self._watch_timeout(run, job.timeout_seconds)
+        if job.started_at is not None:
+            self._watch_timeout(run)
         self._queue(run)
         self._after_decision(run)
 
-    def _watch_timeout(self, run: JobRun, timeout_seconds: float) -> None:
-        """Stop the job when its time, counted from its first start, is over."""
-        if run.job.job_id not in self._runs or run.job.is_terminal:
+    def _watch_timeout(self, run: JobRun) -> None:
+        """Stop the job when its time, counted from its first start, is over; measured here, for clocks may lie."""
+        timeout_seconds = run.job.timeout_seconds
+        if timeout_seconds is None or run.job.is_terminal or run.job.job_id in self._timeouts:
             return
         spent = run.job.duration_seconds(self._clock.now()) or 0.0
-        if run.job.started_at is None or spent < timeout_seconds:
-            self._later(
-                max(0.01, timeout_seconds - spent),
-                lambda: self._watch_timeout(run, timeout_seconds),
-            )
-            return
         request = StopRequest(
             "timeout", f"it ran longer than {timeout_seconds:g} s", cause=Cause.TIMEOUT.value
         )
-        self._side.submit(self._cancel_aside, run.job.job_id, request)
+        self._timeouts[run.job.job_id] = self._later(
+            max(0.0, timeout_seconds - spent),
+            lambda: self._cancel_later(run.job.job_id, request),
+        )
+
+    def _cancel_later(self, job_id: str, request: StopRequest) -> None:
+        self._side.submit(self._cancel_aside, job_id, request)
 
     def _cancel_aside(self, job_id: str, request: StopRequest) -> None:
         try:
             self._manager.cancel(job_id, request, ignore_ended=True)
+        except StoreUnavailableError as error:
+            log.warning("store_unavailable job_id=%s error=%s", job_id, error.what)
+            again = partial(self._cancel_later, job_id, request)
+            self._post(lambda: self._pause(again))
         except SluicegateError:
             log.exception("timeout_stop_failed job_id=%s", job_id)
 
@@ -427,8 +500,10 @@ class PipelineExecutor:
             if active.run is not run:
                 continue
             if (stopping := self._stops.get(task_id)) is not None:
-                stopping.mode = mode
-                stopping.cause, stopping.requested_by = receipt.cause, receipt.requested_by
+                if mode is not StopMode.DRAIN:  # there a task's own time still ends it
+                    stopping.mode = mode
+                    stopping.cause, stopping.requested_by = receipt.cause, receipt.requested_by
+                    stopping.reason = receipt.reason
             elif mode is not StopMode.DRAIN:
                 waited = min(
                     max(0.0, (self._clock.now() - receipt.requested_at).total_seconds()),
@@ -461,6 +536,7 @@ class PipelineExecutor:
             stopping.shield(now, active.shielded_until - now)
             if mode is not StopMode.FORCE:
                 # The flag does no harm under a shield: the worker raises when the shield ends.
+                stopping.delivered = Stage.CHECKPOINT
                 self._workers.deliver(task_id, Stage.CHECKPOINT)
         self._stops[task_id] = stopping
 
@@ -470,7 +546,7 @@ class PipelineExecutor:
 
     def _close(self, run: JobRun) -> None:
         """Every task has ended: end the job, or close the receipt of its stop."""
-        del self._runs[run.job.job_id]
+        self._forget(run)
         now = self._clock.now()
         records = list(run.records.values())
 
@@ -486,24 +562,40 @@ class PipelineExecutor:
 
     def _drop(self, job_id: str) -> None:
         """Let go of a job that somebody else has taken over: end its tasks here, report nothing."""
-        run = self._runs.pop(job_id, None)
+        if (run := self._runs.get(job_id)) is None:
+            return
+        self._forget(run)
+        self.cancelled_jobs.discard(job_id)
         for task_id, active in self._active.items():
             if active.run is run:
+                active.over = True
                 self._workers.deliver(task_id, Stage.KILL)
+        # Whoever has the job now frees its tables; what is known of them here is out of date.
+        for table in [t for t, writer in self._writers.items() if writer.job_id == job_id]:
+            del self._writers[table]
+
+    def _forget(self, run: JobRun) -> None:
+        del self._runs[run.job.job_id]
+        if (timer := self._timeouts.pop(run.job.job_id, None)) is not None:
+            timer.cancel()
+        for table in run.plan.pipelines:
+            # It may have been its turn at a table that others wait for.
+            known = self._writers.get(table)
+            if self._table_line.get(table) and (known is None or known.is_free):
+                self._table_is_free(table)
 
     # ---------------------------------------------------------------- tasks start
 
     def _queue(self, run: JobRun) -> None:
         if not run.queued and run.has_ready:
             run.queued = True
-            heapq.heappush(self._line, (run.order, run))
+            heapq.heappush(self._line, (run.order, next(self._numbers), run))
 
     def _fill_workers(self) -> None:
-        free = self._workers.capacity - len(self._active) - self._starting
+        free = self._workers.capacity - len(self._active) - len(self._starting)
         while free > 0 and self._line and not self._closing:
-            run = self._line[0][1]
-            known = self._runs.get(run.job.job_id) is run
-            pipeline = run.take() if known and not run.job.is_terminal else None
+            run = self._line[0][-1]
+            pipeline = run.take() if self._is_held(run) and not run.job.is_terminal else None
             if pipeline is None:
                 heapq.heappop(self._line)
                 run.queued = False
@@ -513,9 +605,13 @@ class PipelineExecutor:
 
     def _has_table(self, run: JobRun, pipeline: str) -> bool:
         """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
-        if self._know_writer(pipeline).is_free:
-            return True
-        run.taken.discard(pipeline)
+        try:
+            if self._know_writer(pipeline).is_free:
+                return True
+        except StoreUnavailableError:
+            run.give_back(pipeline)
+            raise
+        run.put_aside(pipeline)
         heapq.heappush(self._table_line[pipeline], (run.job.job_id, pipeline))
         return False
 
@@ -537,7 +633,12 @@ class PipelineExecutor:
         task = replace(record, epoch=free.epoch + 1)
         writer = replace(free, epoch=task.epoch, job_id=task.job_id, task_id=task.task_id)
         self._writers[pipeline] = replace(writer, revision=free.revision + 1)
-        self._starting += 1
+        self._starting.add(task.task_id)
+
+        def failed() -> None:
+            self._starting.discard(task.task_id)
+            self._writers.pop(pipeline, None)
+            self._table_is_free(pipeline)
 
         def decide(job: Job) -> Change | None:
             if job.is_terminal or not self._mine(job, run):
@@ -562,15 +663,15 @@ class PipelineExecutor:
                 events=tuple(events),
             )
 
-        self._write(run.job.job_id, decide, lambda w: self._started(run, task, free, w))
+        self._write(run.job.job_id, decide, lambda w: self._started(run, task, free, w), failed)
 
     def _started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
-        self._starting -= 1
-        run.job = written.job
-        self._touched[run.job.job_id] = run
+        self._starting.discard(task.task_id)
         if not written.changed:
             self._not_started(run, task, before, written)
             return
+        if not self._is_held(run):
+            return  # dropped meanwhile: it is told as running, and recovered by who holds the job next
         _, record = start_task(
             replace(written.job, status=JobStatus.RUNNING),
             task,
@@ -581,6 +682,7 @@ class PipelineExecutor:
         active = _Active(run, task.pipeline)
         self._active[task.task_id] = active
         if spec is None:
+            self._saw(run, written.job)
             self._attempt_over(
                 TaskEnded(
                     task.task_id,
@@ -591,7 +693,9 @@ class PipelineExecutor:
             )
             return
         if spec.timeout_seconds is not None:
-            self._later(spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds))
+            active.timer = self._later(
+                spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds)
+            )
         self._workers.run(
             Assignment(
                 job_id=run.job.job_id,
@@ -604,8 +708,12 @@ class PipelineExecutor:
                 recovers=record.attempt > 1,
             )
         )
-        if run.job.is_terminal or self._closing:
+        if self._closing:
+            self._workers.deliver(task.task_id, Stage.CHECKPOINT)
+        self._saw(run, written.job)
+        if run.job.is_terminal:
             self._after_decision(run)
+        self._watch_timeout(run)
 
     def _not_started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
         """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
@@ -614,11 +722,12 @@ class PipelineExecutor:
         else:
             self._writers[task.pipeline] = before
             self._table_is_free(task.pipeline)
-        run.taken.discard(task.pipeline)
+        if not self._is_held(run):
+            return
         if self._mine(written.job, run):
             run.give_back(task.pipeline)
             self._queue(run)
-            self._after_decision(run)
+            self._saw(run, written.job)
         else:
             self._drop(run.job.job_id)
 
@@ -639,24 +748,38 @@ class PipelineExecutor:
             self._workers.answer_permit(task_id, "the task is not running here")
             return
         run, pipeline = active.run, active.pipeline
-        task = run.records[pipeline] = replace(
-            run.records[pipeline], permits=run.records[pipeline].permits + 1
-        )
-        alone = self._closing or self._stops.get(task_id) is not None
+        record = run.records[pipeline]
+        run.records[pipeline] = replace(record, permits=record.permits + 1)
         draining = run.job.cancellation is not None and run.job.cancellation.mode == StopMode.DRAIN
-        lease = run.job.lease
+        alone = task_id in self._stops or (self._closing and not draining)
         refusal: list[str | None] = [None]
 
         def decide(job: Job) -> Change | None:
-            refusal[0] = may_commit(job, task, stopping_alone=alone and not draining, lease=lease)
+            task = run.records[pipeline]
+            if active.over:
+                refusal[0] = "the attempt is over"
+            elif not self._mine(job, run):
+                refusal[0] = "another executor has taken the job over"
+            else:
+                refusal[0] = may_commit(job, task, stopping_alone=alone, lease=run.lease)
             if refusal[0] is not None:
                 return None
             return Change(job, made_from=job.version, tasks=(task,))
 
         def then(written: Written) -> None:
-            self._workers.answer_permit(task_id, refusal[0])
+            if self._active.get(task_id) is active:  # not a later attempt, which has not asked
+                self._workers.answer_permit(task_id, refusal[0])
+            self._heard(run, written)
 
         self._write(run.job.job_id, decide, then)
+
+    def _heard(self, run: JobRun, written: Written) -> None:
+        """A decision about a running task was answered: with it comes what others decided about the job."""
+        if self._is_held(run):
+            if self._mine(written.job, run):
+                self._saw(run, written.job)
+            else:
+                self._drop(run.job.job_id)
 
     def _note(self, event: WorkerEvent) -> None:
         """Keep what a running task says about itself; it is stored now, or with the next write."""
@@ -671,14 +794,14 @@ class PipelineExecutor:
             case UnitCommitted(_, stats):
                 record = replace(record, stats=stats)
                 active.run.records[active.pipeline] = record
-                self._store_record(active, record, "task.committed", {"rows": stats.rows})
+                self._store_record(active, "task.committed", {"rows": stats.rows})
             case TaskProgressed(_, progress):
                 record = replace(record, progress=progress)
                 active.run.records[active.pipeline] = record
                 self._tell_progress(active, record, now)
                 if now - active.progress_stored >= PROGRESS_STORED_SECONDS:
                     active.progress_stored = now
-                    self._store_record(active, record)
+                    self._store_record(active)
 
     def _tell_progress(self, active: _Active, record: TaskRecord, now: float) -> None:
         if now - active.progress_told < PROGRESS_TOLD_SECONDS or record.progress is None:
@@ -693,25 +816,20 @@ class PipelineExecutor:
         self._hub.publish([event])
 
     def _store_record(
-        self,
-        active: _Active,
-        record: TaskRecord,
-        event: str | None = None,
-        data: Mapping[str, Any] | None = None,
+        self, active: _Active, event: str | None = None, data: Mapping[str, Any] | None = None
     ) -> None:
-        run = active.run
-        events = (
-            (Event(event, record.job_id, self._clock.now(), record.task_id, data or {}),)
-            if event
-            else ()
-        )
+        """Store what is known of a running task by the time it is written; its end is stored by `_end` alone."""
+        run, record = active.run, active.run.records[active.pipeline]
+        now = self._clock.now()
+        events = (Event(event, record.job_id, now, record.task_id, data or {}),) if event else ()
 
         def decide(job: Job) -> Change | None:
-            if job.is_over or not self._mine(job, run):
+            tasks = () if active.over else (run.records[active.pipeline],)
+            if job.is_over or not self._mine(job, run) or not (tasks or events):
                 return None
-            return Change(job, made_from=job.version, tasks=(record,), events=events)
+            return Change(job, made_from=job.version, tasks=tasks, events=events)
 
-        self._write(run.job.job_id, decide, lambda _: None)
+        self._write(run.job.job_id, decide, lambda written: self._heard(run, written))
 
     def _shield(self, task_id: str, until_seconds: float | None) -> None:
         now = self._clock.monotonic()
@@ -728,25 +846,33 @@ class PipelineExecutor:
         stopping = self._stops.pop(ended.task_id, None)
         if active is None:
             return
-        record = active.run.records[active.pipeline]
-        if self._runs.get(active.run.job.job_id) is not active.run:
+        active.over = True
+        if active.timer is not None:
+            active.timer.cancel()
+        run, record = active.run, active.run.records[active.pipeline]
+        if not self._is_held(run):
             return
-        if ended.outcome != "lost":
-            self._conclude(active.run, record, ended, stopping)
-            return
-        self._settle(
-            record,
-            lambda settled: self._conclude(active.run, record, _told(ended, settled), stopping),
-        )
+        if ended.outcome == "lost" or self._says_too_little(record, ended):
+            self._settle(
+                record, lambda settled: self._conclude(run, record, _told(ended, settled), stopping)
+            )
+        else:
+            self._conclude(run, record, ended, stopping)
+
+    @staticmethod
+    def _says_too_little(record: TaskRecord, ended: TaskEnded) -> bool:
+        """Whether a later attempt ended before it had looked at what the earlier ones committed."""
+        return record.attempt > 1 and ended.outcome != "success" and not ended.stats.units
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
         """Read the table's log aside; the table is the truth after a crash.
 
-        An attempt that never asked for a permit has committed nothing: what is stored is all there is.
+        A task that never asked for a permit has committed nothing: what is stored is all there is.
         """
         if not record.permits:
             then(Settled(record.stats, complete=False))
             return
+        self._unanswered += 1
 
         def read() -> None:
             try:
@@ -754,7 +880,11 @@ class PipelineExecutor:
             except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
                 log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
                 settled = Settled(record.stats, complete=False)
-            self._post(lambda: then(settled))
+            self._post(lambda: read_it(settled))
+
+        def read_it(settled: Settled) -> None:
+            self._unanswered -= 1
+            then(settled)
 
         self._side.submit(read)
 
@@ -763,7 +893,7 @@ class PipelineExecutor:
         if run.job.is_terminal or run.job.recoveries > RECOVERIES_MAX:
             message = None if run.job.is_terminal else "recoveries_exhausted"
             ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
-            stopping = self._crashed_while_stopping(run, record)
+            stopping = self._stopped_by_job(run, record, Stage.KILL)
             self._settle(
                 record, lambda settled: self._conclude(run, record, _told(ended, settled), stopping)
             )
@@ -774,7 +904,10 @@ class PipelineExecutor:
             Ended(TaskEvent.WAIT, self._clock.now(), record.stats, "taken up again after a crash"),
         )
 
-    def _crashed_while_stopping(self, run: JobRun, record: TaskRecord) -> TaskStopping | None:
+    def _stopped_by_job(
+        self, run: JobRun, record: TaskRecord, delivered: Stage
+    ) -> TaskStopping | None:
+        """The stop of a task that nothing was delivered to from here: its job's."""
         receipt = run.job.cancellation
         if receipt is None:
             return None
@@ -787,32 +920,40 @@ class PipelineExecutor:
             receipt.cause,
             receipt.requested_by,
             receipt.reason,
-            delivered=Stage.KILL,
+            delivered=delivered,
         )
 
     def _conclude(
         self, run: JobRun, record: TaskRecord, ended: TaskEnded, stopping: TaskStopping | None
     ) -> None:
         """Decide what an attempt came to, and store it."""
-        now = self._clock.now()
-        stop = self._task_stop(run, stopping, ended) if stopping is not None else None
+        if not self._is_held(run):
+            return
+        stopped_by_job = run.job.status is JobStatus.CANCELLED and (
+            ended.outcome == "cancelled" or self._closing
+        )
+        if stopping is None and stopped_by_job:
+            stopping = self._stopped_by_job(run, record, Stage.CHECKPOINT)
+        own_timeout = stopping is not None and stopping.is_own_timeout
         spec = self._manager.catalog.specs.get(record.pipeline)
         retries_left = (spec.retries if spec else 0) - record.retries_used
         error = ended.error or ended.message
         event, message, pause = TaskEvent.FAIL, ended.message, 0.0
         if ended.outcome == "success":
-            event, stop, error = TaskEvent.SUCCEED, None, None
-        elif (stopping is not None and not stopping.is_own_timeout) or (run.job.status is JobStatus.CANCELLED and ended.outcome == "cancelled"):
+            event, stopping, error = TaskEvent.SUCCEED, None, None
+        elif stopping is not None and not own_timeout:
             event, error = TaskEvent.CANCEL, None
-        elif self._closing:
+        elif self._closing and not run.job.is_terminal:
             event, message = TaskEvent.WAIT, "handed back: the server was told to stop"
         elif ended.again and record.attempt <= REDONE_MAX:
             event = TaskEvent.WAIT
         elif retries_left > 0 and not run.job.is_terminal and message != "recoveries_exhausted":
             event, pause = TaskEvent.WAIT, spec.retry_delay_seconds if spec else 0.0
             record = replace(record, retries_used=record.retries_used + 1)
-        if event is TaskEvent.FAIL and stopping is not None and stopping.is_own_timeout:
+        if own_timeout and stopping is not None and event is not TaskEvent.CANCEL:
             error = stopping.reason
+        stop = self._task_stop(run, stopping, ended) if stopping is not None else None
+        now = self._clock.now()
         self._end(run, record, Ended(event, now, ended.stats, message, error, stop), pause)
 
     def _task_stop(self, run: JobRun, stopping: TaskStopping, ended: TaskEnded) -> TaskStop:
@@ -845,26 +986,27 @@ class PipelineExecutor:
                 return None
             after, task = end_attempt(job, record, ended)
             kind = "task.waiting" if ended.event is TaskEvent.WAIT else "task.finished"
-            facts = {"pipeline": pipeline, "status": task.status.value, "rows": task.stats.rows}
             return Change(
                 after,
                 made_from=job.version,
                 tasks=(task,),
                 writers=(released,) if holds else (),
-                events=(Event(kind, job.job_id, ended.at, task.task_id, facts),),
+                events=(task_finished(task, ended.at, kind),),
                 logs=_end_lines(task, ended),
             )
 
         def then(written: Written) -> None:
+            if not self._is_held(run):
+                return
             if not written.changed:
                 self._drop(run.job.job_id)
                 return
-            run.job = written.job
             _, task = end_attempt(written.job, record, ended)
             run.records[pipeline] = task
             if holds:
                 self._writers[pipeline] = replace(released, revision=held.revision + 1)
                 self._table_is_free(pipeline)
+            self._saw(run, written.job)
             self._follow_up(run, task, pause)
 
         self._write(run.job.job_id, decide, then)
@@ -873,18 +1015,16 @@ class PipelineExecutor:
         self._touched[run.job.job_id] = run
         if task.status is not TaskStatus.PENDING:
             run.end(task.pipeline, succeeded=task.status is TaskStatus.SUCCESS)
-        elif run.job.is_terminal:
-            self._end(run, task, Ended(TaskEvent.CANCEL, self._clock.now(), task.stats))
-            return
-        elif pause:
+        elif pause and not run.job.is_terminal:
+            run.put_aside(task.pipeline)
             self._later(pause, lambda: self._retry(run, task.pipeline))
             return
         else:
-            run.give_back(task.pipeline)
+            run.give_back(task.pipeline)  # if its job was stopped meanwhile, it ends with the job
         self._queue(run)
 
     def _retry(self, run: JobRun, pipeline: str) -> None:
-        if self._runs.get(run.job.job_id) is run and not run.job.is_terminal:
+        if self._is_held(run) and not run.job.is_terminal:
             run.give_back(pipeline)
             self._queue(run)
 
@@ -900,11 +1040,11 @@ class PipelineExecutor:
 
     def _beat(self) -> None:
         self._identity = replace(self._identity, beat=self._identity.beat + 1)
+        self._later(self._lease_seconds / 3, self._beat)
         try:
             self._store.beat(self._identity)
         except StoreUnavailableError as error:
             log.warning("heartbeat_failed error=%s", error.what)
-        self._later(self._lease_seconds / 3, self._beat)
 
     def _begin_closing(self) -> None:
         self._closing = True

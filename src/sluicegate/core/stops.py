@@ -53,12 +53,18 @@ class TaskStopping:
         return next_stage_in(self.policy, self.mode, now - self.since, self.deferred_seconds)
 
     def shield(self, now: float, until_seconds: float | None) -> None:
-        """The task entered a shield that lasts `until_seconds` at most, or left it (`None`)."""
-        if until_seconds is not None:
-            self._shielded_since = max(now, self.since)
-            self._shielded_until = now + until_seconds
-        else:
+        """The task entered a shield that lasts `until_seconds` at most, or left it (`None`).
+
+        Shields nest: entering one, or coming back to an outer one, does not begin the deferral anew.
+        """
+        if self._shielded_since is not None and now >= self._shielded_until:
+            self._unshield(self._shielded_until)
+        if until_seconds is None:
             self._unshield(now)
+            return
+        if self._shielded_since is None:
+            self._shielded_since = max(now, self.since)
+        self._shielded_until = now + until_seconds
 
     def _is_shielded(self, now: float) -> bool:
         if self._shielded_since is None or self.mode is StopMode.FORCE:

@@ -141,7 +141,8 @@ def start_task(job: Job, task: TaskRecord, now: datetime) -> tuple[Job, TaskReco
             progress=None,
             message=None,
             error=None,
-            permits=0,
+            inputs=(),
+            stop=None,
         )
     job = replace(
         job,

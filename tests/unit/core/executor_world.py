@@ -1,0 +1,224 @@
+"""An executor that a test drives tick by tick: fake clock, store in memory, ledger without a thread, fake workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fakes import Aside, DirectLedger, FakeClock, FakeTables, FakeWorkers, MemoryStore
+
+from sluicegate.core.cancellation import Stage
+from sluicegate.core.hub import Hub
+from sluicegate.core.job import Job, JobStatus, StopMode, TaskRecord, TaskStats, TaskStatus
+from sluicegate.core.job_manager import Catalog, JobManager, RunRequest, StopRequest
+from sluicegate.core.pipeline_executor import PipelineExecutor
+from sluicegate.core.ports import Assignment, Change, PermitAsked, TaskEnded
+from sluicegate.spec import PipelineSpec
+
+STEPS_MAX = 200
+
+
+def spec(pipeline: str, *depends_on: str, **options: Any) -> PipelineSpec:
+    """A pipeline that retries at once unless told otherwise."""
+    layer, _, name = pipeline.partition(".")
+    return PipelineSpec(pipeline, layer, name, "python", depends_on=depends_on, **options)
+
+
+class Failures(logging.Handler):
+    """Errors that the executor swallows to go on; a test must not."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class World:
+    """One home: its store outlives the executors that work on it."""
+
+    def __init__(self, *specs: PipelineSpec, capacity: int = 4) -> None:
+        self.catalog = Catalog({one.pipeline_id: one for one in specs}, code_version="v1")
+        self.capacity = capacity
+        self.store = MemoryStore()
+        self.clock = FakeClock()
+        self.tables = FakeTables()
+        self.failures = Failures()
+        self.boot()
+
+    def boot(self, *, recover: bool = True) -> None:
+        """Start an executor, as after a crash of the one before: what that one had in memory is gone."""
+        self.ledger = DirectLedger(self.store, lambda _: None)
+        self.manager = JobManager(self.store, self.ledger, self.clock, self.catalog)
+        self.workers = FakeWorkers(self.capacity)
+        self.executor = PipelineExecutor(
+            store=self.store,
+            ledger=self.ledger,
+            manager=self.manager,
+            workers=self.workers,
+            tables=self.tables,
+            hub=Hub(),
+            clock=self.clock,
+        )
+        self.aside = self.executor._side = cast(Any, Aside())
+        self.manager.wake, self.manager.executor_id = self.executor.wake, self.executor.executor_id
+        self.workers.start(self.executor._inbox.put)
+        if recover:
+            self.executor._post(self.executor._recover)
+            self.settle()
+
+    # ---------------------------------------------------------------- driving
+
+    def settle(self) -> World:
+        """Tick until nothing is left to do at this instant."""
+        for _ in range(STEPS_MAX):
+            self.executor.tick(0)
+            if self.executor._inbox.empty() and self.executor._next_in() != 0:
+                return self
+        raise AssertionError("the executor does not come to rest")
+
+    def later(self, seconds: float) -> World:
+        self.clock.pass_(seconds)
+        return self.settle()
+
+    def run(self, *pipelines: str, settle: bool = True, **options: Any) -> str:
+        """Create a job and let it start what can start."""
+        job, _ = self.manager.create(RunRequest(pipelines, **options), user_id="ann")
+        if settle:
+            self.settle()
+        return job.job_id
+
+    def cancel(
+        self, job_id: str, mode: StopMode = StopMode.GRACEFUL, *, settle: bool = True
+    ) -> None:
+        self.manager.cancel(job_id, StopRequest("ann", "enough", mode))
+        if settle:
+            self.settle()
+
+    def cancel_elsewhere(self, job_id: str, mode: StopMode = StopMode.GRACEFUL) -> None:
+        """Another process stops the job; nobody is woken here."""
+        ledger = DirectLedger(self.store, lambda _: None)
+        other = JobManager(self.store, ledger, self.clock, self.catalog, wake=lambda _: None)
+        other.cancel(job_id, StopRequest("ann", "enough", mode))
+
+    def steal(self, job_id: str) -> None:
+        """Another executor takes the job over."""
+        seen = self.store.get(job_id)
+        taken = replace(seen, executor_id="other", lease=seen.lease + 1)
+        self.store.commit([Change(taken, made_from=seen.version)])
+
+    def ask_permit(self, pipeline: str, *, settle: bool = True) -> str:
+        """The task that runs `pipeline` asks to commit. Returns its id."""
+        task_id = self.live(pipeline).task_id
+        self.workers.tell(PermitAsked(task_id, 1, 1))
+        if settle:
+            self.settle()
+        return task_id
+
+    def end(
+        self,
+        pipeline: str,
+        outcome: str = "success",
+        *,
+        settle: bool = True,
+        job_id: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """The attempt at `pipeline` is over. Returns the task's id."""
+        task_id = self.live(pipeline, job_id).task_id
+        del self.workers.live[task_id]
+        self.workers.tell(TaskEnded(task_id, outcome, **fields))
+        if settle:
+            self.settle()
+        return task_id
+
+    def close(self) -> None:
+        """What `PipelineExecutor.close` asks of the loop."""
+        self.executor._post(self.executor._begin_closing)
+        self.settle()
+
+    # ---------------------------------------------------------------- looking
+
+    def live(self, pipeline: str, job_id: str | None = None) -> Assignment:
+        [found] = [
+            a
+            for a in self.workers.live.values()
+            if a.spec.pipeline_id == pipeline and job_id in (None, a.job_id)
+        ]
+        return found
+
+    @property
+    def running(self) -> list[str]:
+        """What workers have, in the order in which they were handed it."""
+        return [a.spec.pipeline_id for a in self.workers.live.values()]
+
+    @property
+    def handed(self) -> list[str]:
+        """What workers were ever handed."""
+        return [a.spec.pipeline_id for a in self.workers.handed]
+
+    def job(self, job_id: str) -> Job:
+        return self.store.get(job_id)
+
+    def status(self, job_id: str) -> JobStatus:
+        return self.job(job_id).status
+
+    def task(self, job_id: str, pipeline: str) -> TaskRecord:
+        [found] = [t for t in self.store.tasks([job_id]) if t.pipeline == pipeline]
+        return found
+
+    def tasks(self, job_id: str) -> dict[str, str]:
+        return {t.pipeline: t.status.value for t in self.store.tasks([job_id])}
+
+    def stages(self, task_id: str) -> list[Stage]:
+        """The stages that were delivered to a task, in order."""
+        return [stage for of, stage in self.workers.delivered if of == task_id]
+
+    def is_sound(self) -> None:
+        """What must hold of any home at rest, whatever has happened to it."""
+        assert not self.failures.records, [r.getMessage() for r in self.failures.records]
+        for job in self.store.memory.jobs.values():
+            tasks = self.store.tasks([job.job_id])
+            by_status = {s: sum(t.status is s for t in tasks) for s in TaskStatus}
+            counted = (
+                job.running_tasks,
+                job.completed_tasks,
+                job.failed_tasks,
+                job.cancelled_tasks,
+            )
+            assert counted == (
+                by_status[TaskStatus.RUNNING],
+                by_status[TaskStatus.SUCCESS],
+                by_status[TaskStatus.FAILED],
+                by_status[TaskStatus.CANCELLED],
+            )
+            assert len({t.pipeline for t in tasks}) == len(tasks)
+            if job.is_over:
+                assert all(t.is_terminal for t in tasks)
+            held = [w for w in self.store.memory.writers.values() if w.job_id == job.job_id]
+            running = {t.task_id for t in tasks if t.status is TaskStatus.RUNNING}
+            assert {w.task_id for w in held} == running
+
+    def is_idle(self) -> None:
+        """That nothing of what is over is kept in memory."""
+        executor = self.executor
+        live: Sequence[Any] = [
+            executor._runs,
+            executor._active,
+            executor._starting,
+            executor._stops,
+            executor._timeouts,
+            executor._outgoing,
+            executor.cancelled_jobs,
+            [t for _, _, t in executor._timers if t.do is not None],
+            [r for line in executor._table_line.values() for r in line],
+        ]
+        assert not any(live), live
+        assert executor._unanswered == 0
+
+
+STATS = TaskStats(rows=10, bytes=100, files=1, units=1, version=3)
+Made = Callable[..., World]
