@@ -267,7 +267,7 @@ class JobNotRunningError(SluicegateError):
         super().__init__(
             f"cannot cancel job {job_id!r}: "
             + (
-                "it is being stopped already"
+                "it is cancelled and still stopping"
                 if stopping
                 else f"it has ended with status {status.value}"
             ),
