@@ -1,4 +1,3 @@
-# ruff: noqa: B008 - table() as a default is how inputs are declared
 """Declaring: functions and queries become pipelines, or say what is wrong with them."""
 
 from __future__ import annotations

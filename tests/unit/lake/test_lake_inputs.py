@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from sluicegate.lake.errors import InputKindError, InputMissingError
 from sluicegate.input_kinds import KINDS
+from sluicegate.lake.errors import InputKindError, InputMissingError
 from sluicegate.lake.inputs import latest_version, load_input
 from sluicegate.lake.sql import SqlFailedError, open_duckdb, run_sql
 from sluicegate.lake.tables import Lake
