@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, WebError, expect
+from playwright.sync_api import BrowserContext, Page, expect
+from ui_console import Console
 from ui_world import CHROMIUM_FLAGS, DEADLINE_SECONDS, FLIGHTS, PIPELINES, Server
 
 from sluicegate.demo import deliver
@@ -76,29 +76,6 @@ def run(server: Server) -> Iterator[Callable[..., str]]:
         server.wait_until_over(job_id)
 
 
-class Console:
-    """What the browser complained of. A complaint that a test expects must be allowed by it."""
-
-    def __init__(self) -> None:
-        # Nobody is signed in at first, and the page has to ask.
-        self.allowed = [r"status of 401 .*/api/session$"]
-        self.complaints: list[str] = []
-
-    def allow(self, pattern: str) -> None:
-        self.allowed.append(pattern)
-
-    def heard(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(f"{message.text} @ {message.location.get('url', '')}")
-
-    def thrown(self, error: WebError) -> None:
-        self.complaints.append(f"uncaught: {error.error}")
-
-    def check(self) -> None:
-        unexpected = [c for c in self.complaints if not any(re.search(a, c) for a in self.allowed)]
-        assert unexpected == [], "the browser's console is not clean"
-
-
 @pytest.fixture
 def console() -> Console:
     return Console()
@@ -119,9 +96,7 @@ def open_page(context: BrowserContext, server: Server) -> OpenPage:
 
     def open_(route: str = "", *, role: str = "admin", at: Server | None = None) -> Page:
         shown = at or server
-        answer = context.request.post(
-            f"{shown.url}/api/session", data={"key": shown.keys[role]}
-        )
+        answer = context.request.post(f"{shown.url}/api/session", data={"key": shown.keys[role]})
         assert answer.ok, answer.text()
         page = context.new_page()
         page.goto(f"{shown.url}/{route}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from playwright.sync_api import BrowserContext, Page, expect
+from ui_console import Console
 from ui_world import Server
 
 
@@ -12,7 +13,7 @@ def sign_in(page: Page, key: str) -> None:
 
 
 def test_a_key_signs_in_and_the_url_is_kept(
-    context: BrowserContext, server: Server, console
+    context: BrowserContext, server: Server, console: Console
 ) -> None:
     """A bookmark works for whoever has to sign in first; a wrong key gets a clear answer."""
     console.allow("status of 401 ")  # The wrong key.
@@ -31,7 +32,9 @@ def test_a_key_signs_in_and_the_url_is_kept(
     expect(page.locator("#settings-keys")).to_contain_text("Only an admin key")
 
 
-def test_the_printed_link_signs_in_once(context: BrowserContext, server: Server, console) -> None:
+def test_the_printed_link_signs_in_once(
+    context: BrowserContext, server: Server, console: Console
+) -> None:
     """The link of the first start is a way in without typing; nobody else can use it later."""
     page = context.new_page()
     page.goto(server.sign_in_link)
@@ -72,7 +75,7 @@ def test_a_viewer_sees_no_stop_and_no_run(open_page, run, server: Server) -> Non
     expect(page.get_by_role("button", name="Run", exact=False)).to_have_count(0)
 
 
-def test_a_revoked_key_ends_its_open_page(open_page, server: Server, console) -> None:
+def test_a_revoked_key_ends_its_open_page(open_page, server: Server, console: Console) -> None:
     """Revoking works on pages that are open, not only on those to come."""
     console.allow("status of 401 ")
     made = server.post("/api/keys", {"name": "short-lived", "role": "operator"})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 
 from playwright.sync_api import expect
+from ui_console import Console
 from ui_world import Server
 
 
-def test_the_page_survives_a_restart_of_the_server(open_page, own_server: Server, console) -> None:
+def test_the_page_survives_a_restart_of_the_server(
+    open_page, own_server: Server, console: Console
+) -> None:
     """Killed and started again: a banner meanwhile, then everything that happened, no reload."""
     console.allow("net::ERR_|status of 50")
     page = open_page(at=own_server)
@@ -36,7 +39,7 @@ def test_the_page_survives_a_restart_of_the_server(open_page, own_server: Server
 
 
 def test_a_stop_without_a_server_says_so_and_can_be_tried_again(
-    open_page, own_server: Server, console
+    open_page, own_server: Server, console: Console
 ) -> None:
     """The dialog stays, with the reason that was typed; nothing pretends to be stopped."""
     console.allow("net::ERR_")

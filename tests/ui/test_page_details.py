@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import expect
+from ui_console import Console
 from ui_world import Server
 
 
@@ -86,7 +87,7 @@ def test_a_finished_job_shows_what_it_wrote(open_page, run, server: Server) -> N
     expect(page).to_have_url(re.compile(r"#/history\?status=success$"))
 
 
-def test_an_unknown_job_is_said_so(open_page, console) -> None:
+def test_an_unknown_job_is_said_so(open_page, console: Console) -> None:
     """A link to a job that is gone leads to a sentence, not to a blank page."""
     console.allow(r"status of 404 .*/api/jobs/nonsense$")
     page = open_page("#/jobs/nonsense")

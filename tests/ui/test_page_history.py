@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Locator, Page, expect
 from ui_world import Server
 
-NAME = "<img src=x onerror=alert(1)> & 🛫 \"it's\" </li>"
+NAME = '<img src=x onerror=alert(1)> & 🛫 "it\'s" </li>'
 
 
 def row_of(page: Page, job_id: str) -> Locator:

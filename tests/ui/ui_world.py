@@ -108,7 +108,9 @@ class Server:
         answer: dict[str, Any] = self.post(path, fields)
         return answer
 
-    def wait_until(self, job_id: str, what: str, fact: Callable[[Mapping[str, Any]], object]) -> Any:
+    def wait_until(
+        self, job_id: str, what: str, fact: Callable[[Mapping[str, Any]], object]
+    ) -> Any:
         """Wait for a fact about a job; return the job."""
 
         def look() -> dict[str, Any] | None:

@@ -1,7 +1,9 @@
 """Pipelines for the page's tests: quick ones, slow ones, one that fails and one that hangs."""
 
+import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import polars as pl
 
@@ -40,6 +42,15 @@ def slow(task: Task) -> Iterator[list[dict]]:
     yield [{"steps": 6000}]
 
 
+@bronze
+def gated(task: Task) -> list[dict]:
+    """Waits until the file of the parameter `gate` is there."""
+    while not Path(task.params["gate"]).exists():
+        task.checkpoint()
+        time.sleep(0.01)
+    return [{"open": True}]
+
+
 @silver
 def after_slow(slow: pl.DataFrame) -> pl.DataFrame:
     return slow
@@ -66,7 +77,5 @@ def hanging(task: Task) -> None:
     deadline = time.monotonic() + 60
     task.log.info("hanging")
     while time.monotonic() < deadline:
-        try:
+        with contextlib.suppress(BaseException):  # That is the point of it.
             time.sleep(1)
-        except BaseException:  # noqa: BLE001, S110 - that is the point of it
-            pass

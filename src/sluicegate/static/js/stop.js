@@ -8,7 +8,7 @@ import { announce, toast } from "./notify.js";
 import { isActive, statusShape, stopIcon } from "./status.js";
 import { knownJob, onJob, publish } from "./store.js";
 
-/** What the open dialog is about: `{ jobId, name, escalating, preview }`; `null` while it is closed. */
+/** What the open dialog is about: `{ jobId, name, escalating, preview, over }`; `null` while it is closed. */
 let target = null;
 
 /**
@@ -22,7 +22,7 @@ export async function stopJob(jobId, event) {
   event?.preventDefault();
   const job = knownJob(jobId);
   const escalating = Boolean(job?.stopping);
-  target = { jobId, name: job?.job_name || jobId, escalating, preview: null };
+  target = { jobId, name: job?.job_name || jobId, escalating, preview: null, over: false };
   openDialog();
   await loadPreview(target);
 }
@@ -58,7 +58,7 @@ async function loadPreview(asked) {
 
 /** The job goes on while a person reads: what a stop would do is asked again, so that it stays true. */
 const previewAgain = coalesce(async () => {
-  if (target?.preview) await loadPreview(target);
+  if (target?.preview && !target.over) await loadPreview(target);
 });
 
 function chosenMode() {
@@ -160,11 +160,13 @@ export function startStopDialog() {
   });
   onJob((job) => {
     if (target?.jobId !== job.job_id) return;
-    if (isActive(job.status) || job.stopping) {
+    if (isActive(job.status) || (target.escalating && job.stopping)) {
       previewAgain();
       return;
     }
-    setText(byId("stop-error"), `This job has ended meanwhile: ${job.status}. There is nothing to stop.`);
+    target.over = true;
+    const what = job.stopping ? "is being stopped already" : `has ended meanwhile: ${job.status}`;
+    setText(byId("stop-error"), `This job ${what}. There is nothing to stop.`);
     setBusy(true);
   });
 }
