@@ -302,6 +302,13 @@ class Attempt:
         if isinstance(error, SystemExit):
             told = f"the pipeline called exit({error.code!r})\nreturn from the function instead"
             return {"outcome": "failed", "error": told, "again": False}
+        if isinstance(error, OSError) and not _is_own(error, self._spec.file):
+            told = f"cannot use the lake for {self._spec.pipeline_id}: {error}"
+            mend = (
+                f"make {self._settings['lake']} a folder that this user can write,"
+                " or set SLUICEGATE_LAKE to one that is"
+            )
+            return {"outcome": "failed", "error": f"{told}\n{mend}", "again": False}
         return {"outcome": "failed", "error": _described(error, self._spec.file), "again": False}
 
 
@@ -313,6 +320,11 @@ def _is_stream(output: Any) -> bool:
     if hasattr(output, "__arrow_c_stream__") or hasattr(output, "__arrow_c_array__"):
         return False
     return inspect.isgenerator(output) or hasattr(output, "__next__")
+
+
+def _is_own(error: BaseException, file: str) -> bool:
+    """Whether an error passed through the pipeline's own code."""
+    return any(frame.filename == file for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _described(error: BaseException, file: str) -> str:

@@ -38,8 +38,8 @@ def main() -> None:
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     control = Channel(socket.socket(fileno=control_fd))
-    control.send({"guard": os.getpid(), "zygote": zygote})
     try:
+        control.send({"guard": os.getpid(), "zygote": zygote})
         while True:
             readable, _, _ = select.select([control.fileno(), wake_reader], [], [])
             if wake_reader in readable:
