@@ -1,0 +1,297 @@
+"""What may follow what, over the whole input space; and the pure functions that apply it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+from fakes import T0
+
+from sluicegate.core.job import (
+    Job,
+    JobNotRunningError,
+    JobStatus,
+    StopMode,
+    TaskInput,
+    TaskRecord,
+    TaskStats,
+    TaskStatus,
+    TaskStop,
+)
+from sluicegate.core.receipt import Cause, Kept, Receipt, StopOutcome
+from sluicegate.core.transitions import (
+    TASK_TERMINAL,
+    TASK_TRANSITIONS,
+    TERMINAL,
+    TRANSITIONS,
+    Ended,
+    InvalidTransitionError,
+    JobEvent,
+    StopRequest,
+    TaskEvent,
+    decide_cancel,
+    end_attempt,
+    end_job,
+    ending,
+    may_commit,
+    next_status,
+    next_task_status,
+    start_task,
+)
+
+LATER = T0 + timedelta(seconds=2)
+STATS = TaskStats(rows=3, units=1, version=0)
+STOP = TaskStop("user", "ann", None, "kill", LATER, 2000.0, 2, ("a.py:1 f",))
+STOPPED = {"cancellation": Receipt(T0, "ann", Cause.USER)}
+
+
+def job(status: JobStatus = JobStatus.RUNNING, **fields: Any) -> Job:
+    if status is JobStatus.CANCELLED:
+        fields = STOPPED | fields
+    return Job(
+        **{"job_id": "j", "job_name": "j", "created_at": T0, "total_tasks": 3} | fields,
+        status=status,
+    )
+
+
+def task(status: TaskStatus = TaskStatus.RUNNING, **fields: Any) -> TaskRecord:
+    return TaskRecord("t", "j", "bronze.a", status, **fields)
+
+
+# ------------------------------------------------------------------ the tables
+
+
+@pytest.mark.parametrize(("status", "event"), list(product(JobStatus, JobEvent)))
+def test_every_pair_of_a_job_is_in_the_table_or_refused(status: JobStatus, event: JobEvent) -> None:
+    """No status and event can meet by accident: the table says yes, or we raise."""
+    if (status, event) in TRANSITIONS:
+        assert next_status(status, event) is TRANSITIONS[status, event]
+    else:
+        with pytest.raises(InvalidTransitionError, match=f"cannot {event} a {status} job"):
+            next_status(status, event)
+
+
+@pytest.mark.parametrize(("status", "event"), list(product(TaskStatus, TaskEvent)))
+def test_every_pair_of_a_task_is_in_the_table_or_refused(
+    status: TaskStatus, event: TaskEvent
+) -> None:
+    """No status and event can meet by accident: the table says yes, or we raise."""
+    if (status, event) in TASK_TRANSITIONS:
+        assert next_task_status(status, event) is TASK_TRANSITIONS[status, event]
+    else:
+        with pytest.raises(InvalidTransitionError, match=f"cannot {event} a {status} task"):
+            next_task_status(status, event)
+
+
+def test_all_but_pending_and_running_is_terminal() -> None:
+    """The contract's first sentence about statuses."""
+    assert {s.value for s in TERMINAL} == {"success", "failed", "partial", "cancelled"}
+    assert {s.value for s in TASK_TERMINAL} == {"success", "failed", "cancelled"}
+    for status in JobStatus:
+        assert job(status).is_terminal is (status in TERMINAL)
+    for each in TaskStatus:
+        assert task(each).is_terminal is (each in TASK_TERMINAL)
+
+
+def test_a_refusal_lists_what_is_allowed() -> None:
+    """Whoever reads the log of our mistake sees what could have been."""
+    with pytest.raises(InvalidTransitionError, match="allows: start, fail, cancel"):
+        next_task_status(TaskStatus.PENDING, TaskEvent.WAIT)
+    with pytest.raises(InvalidTransitionError, match="allows: nothing"):
+        next_status(JobStatus.SUCCESS, JobEvent.CANCEL)
+
+
+# ------------------------------------------------------------------ how a job ends
+
+
+def by_contract(succeeded: int, failed: int, stopped_alone: int) -> str:
+    """Section 1, word by word, for a job that nobody decided to cancel."""
+    if not failed and not stopped_alone:
+        return "success"
+    if succeeded and (failed or stopped_alone):
+        return "partial"
+    return "failed" if failed else "cancelled"
+
+
+@pytest.mark.parametrize(("succeeded", "failed", "alone"), list(product(range(3), repeat=3)))
+def test_a_job_ends_by_the_contracts_order_of_precedence(
+    succeeded: int, failed: int, alone: int
+) -> None:
+    """Every small combination of what its tasks came to; what never started does not decide."""
+    ran = job(completed_tasks=succeeded, failed_tasks=failed, cancelled_tasks=alone, total_tasks=9)
+    assert next_status(JobStatus.RUNNING, ending(ran)) == by_contract(succeeded, failed, alone)
+
+
+@pytest.mark.parametrize("done", [0, 3])
+@pytest.mark.parametrize("failed", [0, 1])
+def test_the_decision_to_cancel_comes_before_everything(done: int, failed: int) -> None:
+    """A job that was stopped is cancelled, even when every task had succeeded by then."""
+    stopped = job(JobStatus.CANCELLED, completed_tasks=done, failed_tasks=failed)
+    after = end_job(stopped, LATER, not_started=("x.y",), kept=(Kept("bronze.a", 1, 2),))
+    receipt = after.cancellation
+    assert after.status is JobStatus.CANCELLED
+    assert after.completed_at == LATER
+    assert receipt is not None
+    assert receipt.outcome is (StopOutcome.FINISHED if done == 3 else StopOutcome.STOPPED)
+    assert (receipt.not_started, receipt.kept, receipt.latency_ms) == (
+        ("x.y",),
+        (Kept("bronze.a", 1, 2),),
+        2000.0,
+    )
+
+
+def test_an_ended_job_is_ended_once() -> None:
+    """The second of two who close it changes nothing."""
+    over = job(JobStatus.SUCCESS, completed_at=T0)
+    assert end_job(over, LATER, not_started=(), kept=()) is over
+
+
+def test_an_empty_plan_is_a_success_without_a_start() -> None:
+    after = end_job(job(JobStatus.PENDING, total_tasks=0), LATER, not_started=(), kept=())
+    assert (after.status, after.started_at, after.is_over) == (JobStatus.SUCCESS, None, True)
+
+
+# ------------------------------------------------------------------ starts
+
+
+@pytest.mark.parametrize("status", [JobStatus.PENDING, JobStatus.RUNNING])
+def test_the_first_start_makes_a_job_running(status: JobStatus) -> None:
+    """`started_at` is the first start's, whatever comes later."""
+    began = None if status is JobStatus.PENDING else T0
+    before, record = job(status, started_at=began), task(started_at=LATER)
+    after, started = start_task(before, record, LATER)
+    assert (after.status, after.started_at) == (JobStatus.RUNNING, began or LATER)
+    assert after.running_tasks == before.running_tasks + 1
+    assert started is record
+
+
+@pytest.mark.parametrize("status", [TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED])
+def test_a_task_that_has_ended_is_never_written_as_started(status: TaskStatus) -> None:
+    """Terminal statuses never change; a start is told by the record it hands on."""
+    _, record = start_task(job(), task(status), LATER)
+    assert record.status is status
+
+
+def test_a_new_attempt_forgets_how_the_last_one_ended_but_not_what_was_committed() -> None:
+    """Its stop, error and inputs were the last attempt's; units and permits are the task's."""
+    waiting = task(
+        TaskStatus.PENDING,
+        attempt=2,
+        stop=STOP,
+        error="e",
+        message="m",
+        inputs=(TaskInput("bronze.b", 3),),
+        stats=STATS,
+        permits=2,
+        retries_used=1,
+    )
+    _, started = start_task(job(), waiting, LATER)
+    assert started == replace(
+        waiting,
+        status=TaskStatus.RUNNING,
+        started_at=LATER,
+        stop=None,
+        error=None,
+        message=None,
+        inputs=(),
+    )
+
+
+# ------------------------------------------------------------------ ends
+
+
+@pytest.mark.parametrize(("status", "event"), list(TASK_TRANSITIONS))
+@pytest.mark.parametrize("job_status", [JobStatus.RUNNING, JobStatus.CANCELLED])
+def test_an_end_is_counted_once_where_it_belongs(
+    status: TaskStatus, event: TaskEvent, job_status: JobStatus
+) -> None:
+    """The counters are what the job's own end is decided by."""
+    if event is TaskEvent.START:
+        return
+    before = job(job_status, running_tasks=2)
+    after, ended = end_attempt(before, task(status), Ended(event, LATER, STATS, "m", "e", STOP))
+    assert before.running_tasks - after.running_tasks == (status is TaskStatus.RUNNING)
+    assert (after.completed_tasks, after.failed_tasks, after.cancelled_tasks) == (
+        event is TaskEvent.SUCCEED,
+        event is TaskEvent.FAIL,
+        event is TaskEvent.CANCEL,
+    )
+    assert after.status is job_status
+    assert (ended.status, ended.stats) == (TASK_TRANSITIONS[status, event], STATS)
+    assert ended.attempt == (2 if event is TaskEvent.WAIT else 1)
+    assert ended.completed_at == (None if event is TaskEvent.WAIT else LATER)
+    noted = after.cancellation is not None and bool(after.cancellation.stopped)
+    assert noted is (job_status is JobStatus.CANCELLED and event is TaskEvent.CANCEL)
+
+
+@pytest.mark.parametrize("status", sorted(TASK_TERMINAL))
+@pytest.mark.parametrize("event", TaskEvent)
+def test_an_ended_task_cannot_end_again(status: TaskStatus, event: TaskEvent) -> None:
+    """A late report must not count a task twice."""
+    with pytest.raises(InvalidTransitionError):
+        end_attempt(job(), task(status), Ended(event, LATER))
+
+
+# ------------------------------------------------------------------ cancel
+
+
+def test_a_cancel_is_decided_escalated_or_refused() -> None:
+    """The whole space: each status, asked mode, and for a stopped job its mode and whether it has stopped."""
+    for status, mode, closed, before in product(JobStatus, StopMode, (False, True), StopMode):
+        fields: dict[str, Any] = {"completed_at": T0 if closed and status in TERMINAL else None}
+        if status is JobStatus.CANCELLED:
+            fields["cancellation"] = Receipt(T0, "ann", mode=before.value)
+        seen, request = job(status, **fields), StopRequest("bob", "why", mode)
+        if status not in TERMINAL:
+            after = decide_cancel(seen, request, LATER)
+            receipt = Receipt(LATER, "bob", Cause.USER, "why", mode.value)
+            assert after == replace(seen, status=JobStatus.CANCELLED, cancellation=receipt)
+            assert after.stopping
+        elif seen.stopping and mode is StopMode.FORCE:
+            after = decide_cancel(seen, request, LATER)
+            escalated = after.cancellation
+            assert escalated is not None
+            assert (after is seen) is (before is StopMode.FORCE)
+            assert (escalated.requested_by, escalated.mode) == ("ann", "force")
+            assert escalated.escalated_at == (None if before is StopMode.FORCE else LATER)
+            assert after.status is JobStatus.CANCELLED
+        else:
+            with pytest.raises(JobNotRunningError) as caught:
+                decide_cancel(seen, request, LATER)
+            assert caught.value.status is status
+
+
+# ------------------------------------------------------------------ permits
+
+
+def test_a_commit_is_permitted_to_a_running_task_of_a_job_that_runs_or_drains() -> None:
+    """Rule 4: refused once cancelled (in `drain`: once it escalates), stopped alone, ended, or taken over."""
+    for status, mode, task_status, alone, lease in product(
+        JobStatus, StopMode, TaskStatus, (False, True), (1, 2)
+    ):
+        fields: dict[str, Any] = {"lease": 1}
+        if status is JobStatus.CANCELLED:
+            fields["cancellation"] = Receipt(T0, "ann", mode=mode.value)
+        refused = may_commit(
+            job(status, **fields), task(task_status), stopping_alone=alone, lease=lease
+        )
+        drains = status is JobStatus.CANCELLED and mode is StopMode.DRAIN
+        allowed = (
+            (status not in TERMINAL or drains)
+            and task_status is TaskStatus.RUNNING
+            and not alone
+            and lease == 1
+        )
+        assert (refused is None) is allowed, (status, mode, task_status, alone, lease, refused)
+        assert refused is None or refused
+
+
+def test_a_drain_that_escalates_permits_nothing_more() -> None:
+    """Force overrules the patience that was there before."""
+    draining = decide_cancel(job(), StopRequest("ann", mode=StopMode.DRAIN), T0)
+    assert may_commit(draining, task(), stopping_alone=False, lease=0) is None
+    forced = decide_cancel(draining, StopRequest("ann", mode=StopMode.FORCE), LATER)
+    assert may_commit(forced, task(), stopping_alone=False, lease=0) == "the job is cancelled"
