@@ -459,3 +459,24 @@ def test_a_stop_keeps_whole_units_and_says_which(here: Here) -> None:
 
     rows = DeltaTable(str(Path(here.settings.lake) / "bronze/units")).to_pyarrow_table()
     assert sorted(rows["n"].to_pylist()) == list(range(12))
+
+
+def test_a_stop_that_comes_before_the_worker_is_ready_is_not_lost(tmp_path: Path) -> None:
+    """A worker that is still loading hears the stop before its order: no line of the task may run."""
+    source = (
+        "import time\n"
+        "from sluicegate import CancelPolicy, bronze\n"
+        "time.sleep(0.7)\n"
+        "NEVER = CancelPolicy(interrupt_after=None, terminate_after=None, kill_after=None)\n"
+        "@bronze(cancel=NEVER)\n"
+        "def begins():\n"
+        "    print('it began')\n"
+        "    time.sleep(600)\n"
+    )
+    with Here(tmp_path, source, workers=1) as here:
+        job_id = here.start("bronze.begins")
+        until(lambda: here.tasks(job_id), "the task's start is stored")
+        job = here.stop(job_id)
+        assert here.task(job_id).status is TaskStatus.CANCELLED
+        assert "it began" not in here.lines(job_id)
+        assert stopped(job).stage == "checkpoint"

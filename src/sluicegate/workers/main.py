@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from sluicegate import declare
+from sluicegate import task as task_module
 from sluicegate.errors import Cancelled, SluicegateError
 from sluicegate.registry import LoadError, Registry, load
 from sluicegate.task import Task
@@ -37,6 +38,8 @@ from sluicegate.workers.process_tree import become_subreaper, has_children, kill
 INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 PRELOADABLE: Final = ("pyarrow", "deltalake", "polars", "duckdb", "pandas", "numpy")
 STACK_DEPTH_MAX: Final = 40
+# What stands below or above a pipeline's code in its stack says nothing about where it hung.
+_OUR_FILES: Final = (declare.__file__, task_module.__file__, f"{Path(__file__).parent}{os.sep}")
 MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
 
 
@@ -73,6 +76,8 @@ class Worker:
         self._registry: Registry | None = None
         self._unloaded: str | None = None
         self._task: Task | None = None
+        self._handing_over = threading.Lock()
+        self._stopped_early: str | None = None
         self._attempt: Attempt | None = None
         self._interruptible = False
         self._interrupt_due = False
@@ -117,9 +122,12 @@ class Worker:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _deliver(self, message: Message) -> None:
-        task = self._task
-        if task is None or task.task_id != message["task_id"]:
-            return
+        with self._handing_over:
+            task = self._task
+            if task is None or task.task_id != message["task_id"]:
+                # Its order may still be waiting behind a load: it must not begin as if nothing had been said.
+                self._stopped_early = message["task_id"]
+                return
         self._stage = message["stage"]
         task.request_stop()
         if message["stage"] == "interrupt":
@@ -138,7 +146,7 @@ class Worker:
                 break  # from here outwards it is our own code
             where.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}")
             frame = frame.f_back
-        return [line for line in where if not line.startswith(declare.__file__)]
+        return [line for line in where if not line.startswith(_OUR_FILES)]
 
     # ---------------------------------------------------------------- the main thread
 
@@ -213,7 +221,10 @@ class Worker:
             self._attempt = Attempt(
                 order, pipeline, task, self._settings, self._send, self._user_code
             )
-            self._task = task
+            with self._handing_over:
+                self._task = task
+                if self._stopped_early == task.task_id:
+                    task.request_stop()
             ended = contextvars.copy_context().run(self._attempt.run)
             if os.getpid() != self._pid:
                 _leave_fork()  # a child that the task forked came back from the pipeline, too
@@ -252,9 +263,8 @@ class Worker:
             if message["kind"] == "log":
                 os.write(2, f"{message['message']}\n".encode(errors="backslashreplace"))
             return
-        with (
-            self._uninterrupted()
-        ):  # half a message would be the last that the executor understands
+        # Half a message would be the last that the executor understands.
+        with self._uninterrupted():
             self._channel.send(message)
 
     # ---------------------------------------------------------------- what a task asks of its runtime
