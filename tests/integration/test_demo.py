@@ -64,7 +64,7 @@ def test_a_stopped_demo_keeps_whole_files_and_a_second_run_the_rest(server: Serv
     took = []
     silences = []
     for _ in range(3):
-        job_id = server.start(params={"pace_ms": 25})
+        job_id = server.start(params={"pace_ms": 100})
         before = sum(ingested(server).values())
 
         def busy(job_id: str = job_id, before: int = before) -> bool:

@@ -134,7 +134,7 @@ def threads_say(task: Task):
     def say(who):
         for n in range(2000):
             print(who, n, "." * 50)
-    code = "import sys; sys.stdout.reconfigure(line_buffering=True)\\nfor n in range(2000): print('c', n, '.' * 50)"
+    code = "import os\\nfor n in range(2000): os.write(1, f'c {n} {chr(46) * 50}\\\\n'.encode())"
     child = subprocess.Popen([sys.executable, "-c", code])
     threads = [threading.Thread(target=say, args=(who,)) for who in "ab"]
     for thread in threads: thread.start()
