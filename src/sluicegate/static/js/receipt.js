@@ -15,8 +15,8 @@ export function receiptParts(cancellation) {
     cancellation.outcome === "unconfirmed" && el("p", { class: "notice notice-warning" },
       "Not every process could be confirmed as ended, because contact was lost. The stop goes on being tried; nothing more can be committed."),
     cancellation.outcome === "finished" && el("p", { class: "notice" }, "Everything was done before the stop took effect."),
-    table("Stopped", ["Pipeline", "How", "After", "Processes killed"], 2, stopped.map(stoppedRow)),
-    table("Kept as published", ["Table", "Version", "Rows"], 1, kept.map((one) => [el("a", { href: `#/tables/${encodeURIComponent(one.table)}` }, one.table), number(one.version), number(one.rows)])),
+    table("Stopped", ["Pipeline", "How", "After", [el("span", { class: "wide-only" }, "processes "), "killed"]], 2, stopped.map(stoppedRow)),
+    table("Kept as published", ["Table", "Version", "Rows"], 1, kept.map((one) => [el("a", { href: `#/tables/${encodeURIComponent(one.table)}` }, breakable(one.table)), number(one.version), number(one.rows)])),
     notStarted.length > 0 && el("div", { class: "receipt-block" }, el("h3", {}, "Did not start"), el("p", { class: "id-list" }, notStarted.map((pipeline) => el("code", { class: "mono" }, pipeline)))),
     table("Elsewhere", ["What", "Outcome", "Tries"], 2, remote.map((one) => [one.what, one.outcome, number(one.tries)])),
   ].filter(Boolean);
@@ -47,11 +47,14 @@ function cause({ cause: why, requested_by: who }) {
 
 const joined = (facts) => (facts.length < 3 ? facts.join(" and ") : `${facts.slice(0, -1).join(", ")} and ${facts.at(-1)}`);
 
+/** An id that may wrap after its layer, where there is no room for it. */
+const breakable = (id) => [id.slice(0, id.indexOf(".") + 1), el("wbr"), id.slice(id.indexOf(".") + 1)];
+
 function stoppedRow(one) {
   const where = (one.where ?? []).join("\n");
   const how = STAGES[one.stage] ?? one.stage ?? "–";
   return [
-    one.pipeline,
+    breakable(one.pipeline),
     where ? el("details", {}, el("summary", {}, `${how}, where it hung`), el("pre", { class: "mono" }, where)) : how,
     duration(one.latency_ms === null || one.latency_ms === undefined ? null : one.latency_ms / 1000),
     number(one.processes_killed),
