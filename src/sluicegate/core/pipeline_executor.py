@@ -13,14 +13,21 @@ import os
 import queue
 import socket
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from sluicegate.core.cancellation import DEFAULT_POLICY, CancelPolicy, Stage
+from sluicegate.core.conclusions import (
+    RECOVERIES_EXHAUSTED,
+    conclude,
+    end_lines,
+    is_stopped_by_job,
+    says_too_little,
+    told,
+)
 from sluicegate.core.hub import Hub
 from sluicegate.core.job import (
     Event,
@@ -32,7 +39,6 @@ from sluicegate.core.job import (
     StopMode,
     TaskRecord,
     TaskStatus,
-    TaskStop,
 )
 from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id, task_finished
 from sluicegate.core.job_run import JobRun
@@ -57,9 +63,10 @@ from sluicegate.core.ports import (
     Workers,
     Writer,
 )
-from sluicegate.core.receipt import Cause, latency_ms
+from sluicegate.core.receipt import Cause
 from sluicegate.core.stops import TaskStopping
 from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.core.table_book import TableBook
 from sluicegate.core.transitions import (
     Ended,
     StopRequest,
@@ -73,7 +80,6 @@ from sluicegate.errors import SluicegateError
 log = logging.getLogger(__name__)
 
 RECOVERIES_MAX: Final = 3
-REDONE_MAX: Final = 5
 STORE_PAUSE_SECONDS: Final = 0.5
 PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
@@ -153,20 +159,17 @@ class PipelineExecutor:
         self._workers, self._tables, self._hub, self._clock = workers, tables, hub, clock
         self._lease_seconds = lease_seconds
         self._identity = Executor(new_id(), socket.gethostname(), os.getpid(), clock.now())
-        self.cancelled_jobs: set[str] = (
-            set()
-        )  # a cache of jobs that are stopping here; the store is the truth
+        # A cache of the jobs that are stopping here; the store is the truth.
+        self.cancelled_jobs: set[str] = set()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._runs: dict[str, JobRun] = {}
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
         self._starting: set[str] = set()
-        self._unanswered = (
-            0  # decisions and settlings under way; nothing is handed back before they are known
-        )
+        # Decisions and settlings under way; nothing is handed back before they are known.
+        self._unanswered = 0
         self._stops: dict[str, TaskStopping] = {}
-        self._writers: dict[str, Writer] = {}
-        self._table_line: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._book = TableBook(store)
         self._timers: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
         self._timeouts: dict[str, _Timer] = {}
@@ -442,7 +445,7 @@ class PipelineExecutor:
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
         records = self._store.tasks([job.job_id]) if job.started_at else []
-        self._know_writers([p for p in plan.pipelines if p not in self._writers])
+        self._book.read(plan.pipelines)
         run = JobRun(job, plan, records)
         self._runs[job.job_id] = run
         self._touched[job.job_id] = run
@@ -571,8 +574,7 @@ class PipelineExecutor:
                 active.over = True
                 self._workers.deliver(task_id, Stage.KILL)
         # Whoever has the job now frees its tables; what is known of them here is out of date.
-        for table in [t for t, writer in self._writers.items() if writer.job_id == job_id]:
-            del self._writers[table]
+        self._book.forget_job(job_id)
 
     def _forget(self, run: JobRun) -> None:
         del self._runs[run.job.job_id]
@@ -580,8 +582,7 @@ class PipelineExecutor:
             timer.cancel()
         for table in run.plan.pipelines:
             # It may have been its turn at a table that others wait for.
-            known = self._writers.get(table)
-            if self._table_line.get(table) and (known is None or known.is_free):
+            if self._book.has_turn(table):
                 self._table_is_free(table)
 
     # ---------------------------------------------------------------- tasks start
@@ -606,38 +607,28 @@ class PipelineExecutor:
     def _has_table(self, run: JobRun, pipeline: str) -> bool:
         """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
         try:
-            if self._know_writer(pipeline).is_free:
+            if self._book.writer(pipeline).is_free:
                 return True
         except StoreUnavailableError:
             run.give_back(pipeline)
             raise
         run.put_aside(pipeline)
-        heapq.heappush(self._table_line[pipeline], (run.job.job_id, pipeline))
+        self._book.wait(run.job.job_id, pipeline)
         return False
-
-    def _know_writers(self, tables: Sequence[str]) -> None:
-        if tables:
-            self._writers.update(self._store.writers(tables))
-
-    def _know_writer(self, table: str) -> Writer:
-        if table not in self._writers:
-            self._know_writers([table])
-        return self._writers[table]
 
     def _start(self, run: JobRun, pipeline: str) -> None:
         now = self._clock.now()
-        free = self._know_writer(pipeline)
+        free = self._book.writer(pipeline)
         record = run.records.get(pipeline) or TaskRecord(
             new_id(), run.job.job_id, pipeline, TaskStatus.RUNNING, started_at=now
         )
         task = replace(record, epoch=free.epoch + 1)
-        writer = replace(free, epoch=task.epoch, job_id=task.job_id, task_id=task.task_id)
-        self._writers[pipeline] = replace(writer, revision=free.revision + 1)
+        writer = self._book.take(task)
         self._starting.add(task.task_id)
 
         def failed() -> None:
             self._starting.discard(task.task_id)
-            self._writers.pop(pipeline, None)
+            self._book.forget(pipeline)
             self._table_is_free(pipeline)
 
         def decide(job: Job) -> Change | None:
@@ -718,9 +709,9 @@ class PipelineExecutor:
     def _not_started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
         """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
         if written.conflict:
-            self._writers.pop(task.pipeline, None)
+            self._book.forget(task.pipeline)
         else:
-            self._writers[task.pipeline] = before
+            self._book.put_back(before)
             self._table_is_free(task.pipeline)
         if not self._is_held(run):
             return
@@ -852,17 +843,12 @@ class PipelineExecutor:
         run, record = active.run, active.run.records[active.pipeline]
         if not self._is_held(run):
             return
-        if ended.outcome == "lost" or self._says_too_little(record, ended):
+        if ended.outcome == "lost" or says_too_little(record, ended):
             self._settle(
-                record, lambda settled: self._conclude(run, record, _told(ended, settled), stopping)
+                record, lambda settled: self._conclude(run, record, told(ended, settled), stopping)
             )
         else:
             self._conclude(run, record, ended, stopping)
-
-    @staticmethod
-    def _says_too_little(record: TaskRecord, ended: TaskEnded) -> bool:
-        """Whether a later attempt ended before it had looked at what the earlier ones committed."""
-        return record.attempt > 1 and ended.outcome != "success" and not ended.stats.units
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
         """Read the table's log aside; the table is the truth after a crash.
@@ -891,11 +877,11 @@ class PipelineExecutor:
     def _recover_task(self, run: JobRun, record: TaskRecord) -> None:
         """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left."""
         if run.job.is_terminal or run.job.recoveries > RECOVERIES_MAX:
-            message = None if run.job.is_terminal else "recoveries_exhausted"
+            message = None if run.job.is_terminal else RECOVERIES_EXHAUSTED
             ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
             stopping = self._stopped_by_job(run, record, Stage.KILL)
             self._settle(
-                record, lambda settled: self._conclude(run, record, _told(ended, settled), stopping)
+                record, lambda settled: self._conclude(run, record, told(ended, settled), stopping)
             )
             return
         self._end(
@@ -929,55 +915,23 @@ class PipelineExecutor:
         """Decide what an attempt came to, and store it."""
         if not self._is_held(run):
             return
-        stopped_by_job = run.job.status is JobStatus.CANCELLED and (
-            ended.outcome == "cancelled" or self._closing
-        )
-        if stopping is None and stopped_by_job:
+        if stopping is None and is_stopped_by_job(run.job, ended, closing=self._closing):
             stopping = self._stopped_by_job(run, record, Stage.CHECKPOINT)
-        own_timeout = stopping is not None and stopping.is_own_timeout
-        spec = self._manager.catalog.specs.get(record.pipeline)
-        retries_left = (spec.retries if spec else 0) - record.retries_used
-        error = ended.error or ended.message
-        event, message, pause = TaskEvent.FAIL, ended.message, 0.0
-        if ended.outcome == "success":
-            event, stopping, error = TaskEvent.SUCCEED, None, None
-        elif stopping is not None and not own_timeout:
-            event, error = TaskEvent.CANCEL, None
-        elif self._closing and not run.job.is_terminal:
-            event, message = TaskEvent.WAIT, "handed back: the server was told to stop"
-        elif ended.again and record.attempt <= REDONE_MAX:
-            event = TaskEvent.WAIT
-        elif retries_left > 0 and not run.job.is_terminal and message != "recoveries_exhausted":
-            event, pause = TaskEvent.WAIT, spec.retry_delay_seconds if spec else 0.0
-            record = replace(record, retries_used=record.retries_used + 1)
-        if own_timeout and stopping is not None and event is not TaskEvent.CANCEL:
-            error = stopping.reason
-        stop = self._task_stop(run, stopping, ended) if stopping is not None else None
-        now = self._clock.now()
-        self._end(run, record, Ended(event, now, ended.stats, message, error, stop), pause)
-
-    def _task_stop(self, run: JobRun, stopping: TaskStopping, ended: TaskEnded) -> TaskStop:
-        now = self._clock.now()
-        receipt = run.job.cancellation
-        if receipt is not None and not stopping.is_own_timeout:
-            latency = latency_ms(receipt.requested_at, now)
-        else:
-            latency = round((self._clock.monotonic() - stopping.since) * 1000, 3)
-        stage = ended.stage or stopping.delivered or Stage.CHECKPOINT
-        return TaskStop(
-            cause=stopping.cause.value,
-            requested_by=stopping.requested_by,
-            reason=stopping.reason,
-            stage=stage.value,
-            stopped_at=now,
-            latency_ms=latency,
-            processes_killed=ended.processes_killed,
-            where=ended.where or stopping.where,
+        conclusion = conclude(
+            run.job,
+            record,
+            ended,
+            stopping,
+            self._manager.catalog.specs.get(record.pipeline),
+            closing=self._closing,
+            now=self._clock.now(),
+            monotonic=self._clock.monotonic(),
         )
+        self._end(run, conclusion.record, conclusion.ended, conclusion.pause_seconds)
 
     def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
         pipeline = record.pipeline
-        held = self._know_writer(pipeline)
+        held = self._book.writer(pipeline)
         holds = held.task_id == record.task_id
         released = replace(held, job_id=None, task_id=None)
 
@@ -992,7 +946,7 @@ class PipelineExecutor:
                 tasks=(task,),
                 writers=(released,) if holds else (),
                 events=(task_finished(task, ended.at, kind),),
-                logs=_end_lines(task, ended),
+                logs=end_lines(task, ended),
             )
 
         def then(written: Written) -> None:
@@ -1004,7 +958,7 @@ class PipelineExecutor:
             _, task = end_attempt(written.job, record, ended)
             run.records[pipeline] = task
             if holds:
-                self._writers[pipeline] = replace(released, revision=held.revision + 1)
+                self._book.stored(released)
                 self._table_is_free(pipeline)
             self._saw(run, written.job)
             self._follow_up(run, task, pause)
@@ -1029,10 +983,9 @@ class PipelineExecutor:
             self._queue(run)
 
     def _table_is_free(self, table: str) -> None:
-        while line := self._table_line.get(table):
-            job_id, pipeline = heapq.heappop(line)
+        while (job_id := self._book.next_in_line(table)) is not None:
             if (run := self._runs.get(job_id)) is not None and not run.job.is_terminal:
-                run.give_back(pipeline)
+                run.give_back(table)
                 self._queue(run)
                 return
 
@@ -1084,35 +1037,3 @@ class PipelineExecutor:
 
     def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
         self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
-
-
-def _told(ended: TaskEnded, settled: Settled) -> TaskEnded:
-    """What a worker that died would have said, read from its table's log."""
-    outcome = "success" if settled.complete else "failed"
-    return replace(ended, outcome=outcome, stats=settled.stats)
-
-
-def _end_lines(task: TaskRecord, ended: Ended) -> tuple[LogEntry, ...]:
-    """The log lines that an end of an attempt leaves: a stop, an error, a wait."""
-    lines: list[LogEntry] = []
-
-    def say(message: str, level: str = "info") -> None:
-        lines.append(LogEntry(task.job_id, ended.at, message, task.task_id, level))
-
-    if task.stop is not None:
-        killed = (
-            f", {task.stop.processes_killed} processes killed" if task.stop.processes_killed else ""
-        )
-        say(
-            f"{task.pipeline} stopped at stage {task.stop.stage} after {task.stop.latency_ms:.0f} ms{killed}"
-        )
-        if task.stop.where:
-            say("it hung here: " + " > ".join(task.stop.where))
-    if ended.event is TaskEvent.FAIL and ended.error:
-        say(f"{task.pipeline} failed: {ended.error}", "error")
-    if ended.event is TaskEvent.WAIT:
-        say(
-            f"{task.pipeline} waits for attempt {task.attempt}: {ended.error or ended.message}",
-            "warning",
-        )
-    return tuple(lines)

@@ -118,6 +118,9 @@ class World:
             self.settle()
         return task_id
 
+    def ask_permit_of(self, task_id: str) -> None:
+        self.workers.tell(PermitAsked(task_id, 1, 1))
+
     def end(
         self,
         pipeline: str,
@@ -214,7 +217,7 @@ class World:
             executor._outgoing,
             executor.cancelled_jobs,
             [t for _, _, t in executor._timers if t.do is not None],
-            [r for line in executor._table_line.values() for r in line],
+            executor._book.waiting,
         ]
         assert not any(live), live
         assert executor._unanswered == 0

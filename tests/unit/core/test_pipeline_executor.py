@@ -843,7 +843,7 @@ def test_a_table_that_was_taken_elsewhere_is_asked_for_again(made: Made) -> None
     world = made(spec(A))
     writer = world.store.writers([A])[A]
     job_id = world.run(settle=False)
-    world.executor._know_writers([A])
+    world.executor._book.read([A])
     world.store.memory.writers[A] = replace(writer, epoch=7, revision=7)
     world.settle()
     assert world.live(A).epoch == 8
