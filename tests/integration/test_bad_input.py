@@ -53,6 +53,12 @@ def deep(n): return deep(n + 1)
 @bronze(files="in/*.csv")
 def files(batch: pl.DataFrame): return batch
 
+@bronze(files="typed_b/*.csv")
+def typed_b(batch: pl.DataFrame): return batch.select("n", "s")
+
+@bronze(files="typed_c/*.csv")
+def typed_c(batch: pl.DataFrame): return batch
+
 @silver
 def unknown_column(good: pl.LazyFrame): return good.select("nothing")
 
@@ -146,6 +152,20 @@ def test_a_malformed_file_is_named_with_its_line(here: Here, content: str, line:
     job_id = here.run("bronze.files")
     assert here.job(job_id).status is JobStatus.SUCCESS, here.task(job_id).error
     assert len(rows(here, "bronze.files")) == len(before) + 1
+
+
+@pytest.mark.parametrize(("name", "content"), [("b.csv", "n;s\n1;a\n"), ("c.csv", "n,s\none,a\n")])
+def test_whole_files_before_a_bad_one_are_kept(here: Here, name: str, content: str) -> None:
+    """However small they are: one bad file must not hold up all that came before it, run after run."""
+    folder = here.settings.landing / f"typed_{name[0]}"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("n,s\n1,x\n")
+    (folder / name).write_text(content)
+    job_id = here.run(f"bronze.typed_{name[0]}")
+    assert here.job(job_id).status is JobStatus.FAILED
+    assert f"typed_{name[0]}/{name}" in error_of(here, job_id, f"bronze.typed_{name[0]}")
+    assert rows(here, f"bronze.typed_{name[0]}") == [{"n": 1, "s": "x"}]
+    assert here.task(job_id).stats.rows == 1
 
 
 @pytest.mark.parametrize("pipeline", ["silver.unknown_column", "silver.bad_query"])

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import SLACK, Here, find, until
+from support import Here, find, until
 
 from sluicegate.core.job import Job, JobNotRunningError, JobStatus, TaskStatus
 from sluicegate.core.receipt import Stopped
+
+# The machine may be busy with anything: what is caught here is waiting for the wrong thing, never a slow core.
+GROSS_MS = 3000
 
 PIPELINES = '''
 import os, signal, socket, subprocess, sys, threading, time
@@ -195,7 +198,7 @@ def test_a_task_stops_at_its_checkpoint(here: Here) -> None:
     assert receipt is not None
     one = stopped(job)
     assert (one.stage, one.pipeline, one.processes_killed) == ("checkpoint", "bronze.steps", 0)
-    assert one.latency_ms < 100 * SLACK
+    assert one.latency_ms < GROSS_MS
     assert (receipt.requested_by, receipt.reason, receipt.mode) == ("tester", "why", "graceful")
     assert (receipt.outcome, receipt.kept, receipt.not_started) == ("stopped", (), ())
     assert receipt.stopped_at == job.completed_at
@@ -233,7 +236,7 @@ def test_a_task_without_checkpoints_is_interrupted(here: Here, kind: str) -> Non
     job = here.stop(job_id)
     one = stopped(job)
     assert one.stage == ("checkpoint" if kind == "run" else "interrupt")
-    assert one.latency_ms < 200 * SLACK
+    assert one.latency_ms < GROSS_MS
     task = here.task(job_id)
     assert task.status is TaskStatus.CANCELLED
     if one.stage == "interrupt":
@@ -290,7 +293,7 @@ def test_a_shield_that_runs_out_of_time_protects_no_longer(here: Here) -> None:
     here.said(job_id, "in")
     job = here.stop(job_id)
     assert "out" not in here.lines(job_id)
-    assert stopped(job).latency_ms < 3000 * SLACK
+    assert stopped(job).latency_ms < 5 * GROSS_MS
 
 
 def test_force_ignores_a_shield(here: Here) -> None:
@@ -299,7 +302,7 @@ def test_force_ignores_a_shield(here: Here) -> None:
     here.said(job_id, "in")
     one = stopped(here.stop(job_id, "force"))
     assert one.stage == "kill"
-    assert one.latency_ms < 500 * SLACK
+    assert one.latency_ms < GROSS_MS
 
 
 def test_force_while_stopping_escalates(here: Here) -> None:
@@ -432,7 +435,7 @@ def test_a_query_is_interrupted_at_once(here: Here) -> None:
     time.sleep(0.5)
     one = stopped(here.stop(job_id))
     assert one.stage == "checkpoint"
-    assert one.latency_ms < 300 * SLACK
+    assert one.latency_ms < GROSS_MS
 
 
 def test_a_commit_that_was_decided_against_does_not_happen(here: Here) -> None:

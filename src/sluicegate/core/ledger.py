@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 Decide = Callable[[Job], Change | None]
 
 BATCH_MAX: Final = 512
+LINES_MAX: Final = 1000
 WRITE_ATTEMPTS_MAX: Final = 20
 HEADERS_KEPT_MAX: Final = 4096
 LOG_BACKLOG_MAX: Final = 20_000
@@ -101,8 +102,20 @@ class _Lines:
     entries: Sequence[LogEntry]
 
 
+_Entries = list[_Item | _Creation]
+
+
+@dataclass(frozen=True, slots=True)
+class _Urgent:
+    """What somebody waits for: a stop, a new job. It passes the log lines that wait."""
+
+    entries: _Entries
+
+
 class Ledger:
     """Stores decisions in batches, on one thread. Safe to call from any thread.
+
+    Lines are stored before the decisions that were queued after them, so that the logs of an ended job are whole.
 
     Args:
         store: Where they go.
@@ -112,9 +125,8 @@ class Ledger:
     def __init__(self, store: Store, on_events: Callable[[Sequence[Event]], None]) -> None:
         self._store = store
         self._on_events = on_events
-        self._queue: queue.SimpleQueue[list[_Item | _Creation] | _Lines | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[_Entries | _Urgent | _Lines | None] = queue.SimpleQueue()
+        self._waiting: deque[_Entries | _Lines] = deque()
         self._headers: OrderedDict[str, Job] = OrderedDict()
         self._log_backlog = 0
         self._backlog_lock = threading.Lock()
@@ -142,13 +154,13 @@ class Ledger:
             else:
                 future.set_exception(result)
 
-        self.submit(job_id, decide, done)
+        self._queue.put(_Urgent([_Item(job_id, decide, done)]))
         return future.result()
 
     def create(self, change: Change) -> Accepted | Refused:
         """Store a new job and wait until it is durable."""
         future: Future[Accepted | Refused] = Future()
-        self._queue.put([_Creation(change, future)])
+        self._queue.put(_Urgent([_Creation(change, future)]))
         return future.result()
 
     def log(self, entries: Sequence[LogEntry]) -> None:
@@ -174,25 +186,50 @@ class Ledger:
             pass
 
     def _write_some(self) -> bool:
-        """Wait for something to store, and store it with all that came meanwhile. Returns whether more can come."""
-        batch: list[_Item | _Creation] = []
-        lines: list[LogEntry] = []
-        closing = False
-        taken = self._queue.get()
-        while True:
+        """Store a part of what waits, or wait for something. Returns whether more can come."""
+        urgent, is_closing = self._fetch()
+        lines, batch = self._next_part()
+        if lines:
+            self._write_batch(urgent)
+            self._write_logs(lines)
+            self._write_batch(batch)
+        else:
+            self._write_batch(urgent + batch)
+        if is_closing and self._waiting:
+            self._queue.put(None)
+            is_closing = False
+        return not is_closing
+
+    def _fetch(self) -> tuple[_Entries, bool]:
+        """Take all that has come; what is urgent is returned, the rest waits in order."""
+        urgent: _Entries = []
+        is_closing = False
+        while not (self._queue.empty() and (self._waiting or urgent or is_closing)):
+            taken = self._queue.get()
             if taken is None:
-                closing = True
-            elif isinstance(taken, _Lines):
-                lines += taken.entries
+                is_closing = True
+            elif not isinstance(taken, _Urgent):
+                self._waiting.append(taken)
+            elif any(isinstance(waiting, _Lines) for waiting in self._waiting):
+                urgent += taken.entries
+            else:
+                self._waiting.append(taken.entries)
+        return urgent, is_closing
+
+    def _next_part(self) -> tuple[list[LogEntry], _Entries]:
+        """Take from what waits: some lines, and the decisions up to the first line that is left."""
+        lines: list[LogEntry] = []
+        batch: _Entries = []
+        while self._waiting and len(batch) < BATCH_MAX and len(lines) < LINES_MAX:
+            taken = self._waiting.popleft()
+            if isinstance(taken, _Lines):
+                room = LINES_MAX - len(lines)
+                lines += taken.entries[:room]
+                if taken.entries[room:]:
+                    self._waiting.appendleft(_Lines(taken.entries[room:]))
             else:
                 batch += taken
-            if len(batch) >= BATCH_MAX or self._queue.empty():
-                break
-            taken = self._queue.get()
-        self._write_batch(batch)
-        if lines:
-            self._write_logs(lines)
-        return not closing
+        return lines, batch
 
     def _write_batch(self, batch: Sequence[_Item | _Creation]) -> None:
         while batch:

@@ -104,6 +104,11 @@ class TableWriter:
         return {} if self._full_refresh else dict(self._content.state)
 
     @property
+    def rows_in_unit(self) -> int:
+        """How many rows were written since the last commit."""
+        return self._rows
+
+    @property
     def version(self) -> int | None:
         """The log version that the next commit builds on."""
         return None if self._table is None else self._table.version()
@@ -146,7 +151,7 @@ class TableWriter:
                 self._checkpoint()
                 self._files.write(conform(part, self._target, self._name))
                 rows += part.num_rows
-        self._rows += rows
+                self._rows += part.num_rows
         self._checkpoint()
         return rows
 

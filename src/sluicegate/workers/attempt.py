@@ -55,8 +55,8 @@ class Attempt:
         self._settings, self._tell, self._user_code = settings, tell, user_code
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._writer: TableWriter | None = None
-        self._rows_in_unit = 0
         self._refused = False
+        self._bad_file: str | None = None
 
     def answer_permit(self, refused: str | None) -> None:
         """Hand over the answer to the permit that was asked for. Called from the control thread."""
@@ -152,22 +152,27 @@ class Attempt:
         began = time.monotonic()
         size = 0
         for done, file in enumerate(fresh):
-            self._stop_between_files()
+            self._task.checkpoint()
             self._task.progress(done, len(fresh), "files")
-            self._ingest_file(landing, file, arguments)
+            before = writer.rows_in_unit
+            try:
+                self._ingest_file(landing, file, arguments)
+            except Exception:
+                self._bad_file = file.path
+                # The files before it are whole: they must not be read again and again for this one.
+                if group and writer.rows_in_unit == before and not self._order["full_refresh"]:
+                    self._commit(group, final=False)
+                raise
             group.append(file)
             size += file.size
             full = time.monotonic() - began >= UNIT_SECONDS or size >= UNIT_BYTES
             if full and not self._order["full_refresh"] and done + 1 < len(fresh):
                 self._commit(group, final=False)
                 group, began, size = [], time.monotonic(), 0
-        self._stop_between_files()
+        self._task.checkpoint()
         if group or self._order["full_refresh"]:
             self._commit(group, final=True)
         self._task.progress(len(fresh), len(fresh), "files")
-
-    def _stop_between_files(self) -> None:
-        self._task.checkpoint()
 
     def _ingest_file(self, landing: Path, file: LandedFile, arguments: dict[str, Any]) -> None:
         from sluicegate.lake.reading import read_file
@@ -267,14 +272,13 @@ class Attempt:
         return writer
 
     def _write(self, part: Any) -> None:
-        self._rows_in_unit += self._open_writer().write(part)
+        self._open_writer().write(part)
 
     def _commit(self, files: list[LandedFile] | tuple[()], *, final: bool) -> None:
         """Publish a unit. Nothing interrupts it from here on: it is in the log, or nothing of it is."""
         writer = self._open_writer()
         marks = [(file.path, file.size, file.mtime_ns) for file in files]
         unit = writer.commit(marks, final=final)
-        self._rows_in_unit = 0
         if unit is not None:
             self._tell({"kind": "committed", "stats": self._stats()})
         if self._spec.mode == "append":
@@ -296,20 +300,25 @@ class Attempt:
         return stats
 
     def _failure(self, error: BaseException) -> Message:
-        again = getattr(error, "code", None) in ("table_moved",)
+        told = self._told(error)
+        if self._bad_file is not None and self._bad_file not in told:
+            told += f"\nit was at the file {self._bad_file!r}: mend the file or the pipeline, then run again"
+        again = getattr(error, "code", None) == "table_moved"
+        return {"outcome": "failed", "error": told, "again": again}
+
+    def _told(self, error: BaseException) -> str:
+        """What went wrong and how to mend it, in the words of who has to mend it."""
         if isinstance(error, SluicegateError):
-            return {"outcome": "failed", "error": str(error), "again": again}
+            return str(error)
         if isinstance(error, SystemExit):
-            told = f"the pipeline called exit({error.code!r})\nreturn from the function instead"
-            return {"outcome": "failed", "error": told, "again": False}
+            return f"the pipeline called exit({error.code!r})\nreturn from the function instead"
         if isinstance(error, OSError) and not _is_own(error, self._spec.file):
-            told = f"cannot use the lake for {self._spec.pipeline_id}: {error}"
-            mend = (
+            return (
+                f"cannot use the lake for {self._spec.pipeline_id}: {error}\n"
                 f"make {self._settings['lake']} a folder that this user can write,"
                 " or set SLUICEGATE_LAKE to one that is"
             )
-            return {"outcome": "failed", "error": f"{told}\n{mend}", "again": False}
-        return {"outcome": "failed", "error": _described(error, self._spec.file), "again": False}
+        return _described(error, self._spec.file)
 
 
 _END: Final = object()

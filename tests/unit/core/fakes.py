@@ -347,7 +347,7 @@ class DirectLedger(Ledger):
 
     def release(self) -> None:
         """Store all that waits."""
-        while not self._queue.empty():
+        while self._waiting or not self._queue.empty():
             self._write_some()
 
     def close(self) -> None:
@@ -371,6 +371,7 @@ class FakeWorkers:
         self.delivered: list[tuple[str, Stage]] = []
         self.permits: list[tuple[str, str | None]] = []
         self.closed = False
+        self.on_run: Callable[[Assignment], None] = lambda _: None
         self._listener: Callable[[WorkerEvent], None] = lambda _: None
 
     def start(self, listener: Callable[[WorkerEvent], None]) -> None:
@@ -378,6 +379,7 @@ class FakeWorkers:
 
     def run(self, assignment: Assignment) -> None:
         assert assignment.task_id not in self.live, "one task, twice at once"
+        self.on_run(assignment)
         self.handed.append(assignment)
         self.live[assignment.task_id] = assignment
         assert len(self.live) <= self.capacity, "more tasks than workers"
