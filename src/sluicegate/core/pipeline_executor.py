@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -175,6 +176,7 @@ class PipelineExecutor:
         self._timeouts: dict[str, _Timer] = {}
         self._touched: dict[str, JobRun] = {}
         self._outgoing: list[tuple[str, Decide, Done]] = []
+        self._handing: list[Assignment] = []
         self._closing = False
         self._closed = threading.Event()
         self._side = ThreadPoolExecutor(max_workers=2, thread_name_prefix="settle")
@@ -298,6 +300,7 @@ class PipelineExecutor:
                 self._note(message)
 
     def _act(self) -> None:
+        self._hand_over()
         now = self._clock.monotonic()
         while self._timers and (self._timers[0][0] <= now or self._timers[0][2].do is None):
             if (do := heapq.heappop(self._timers)[2].do) is not None:
@@ -654,20 +657,20 @@ class PipelineExecutor:
                 events=tuple(events),
             )
 
-        self._write(run.job.job_id, decide, lambda w: self._started(run, task, free, w), failed)
+        self._write(
+            run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
+        )
 
-    def _started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
+    def _started(
+        self, run: JobRun, task: TaskRecord, before: Writer, now: datetime, written: Written
+    ) -> None:
         self._starting.discard(task.task_id)
         if not written.changed:
             self._not_started(run, task, before, written)
             return
         if not self._is_held(run):
             return  # dropped meanwhile: it is told as running, and recovered by who holds the job next
-        _, record = start_task(
-            replace(written.job, status=JobStatus.RUNNING),
-            task,
-            task.started_at or self._clock.now(),
-        )
+        _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
         active = _Active(run, task.pipeline)
@@ -687,7 +690,7 @@ class PipelineExecutor:
             active.timer = self._later(
                 spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds)
             )
-        self._workers.run(
+        self._handing.append(
             Assignment(
                 job_id=run.job.job_id,
                 task_id=task.task_id,
@@ -699,12 +702,20 @@ class PipelineExecutor:
                 recovers=record.attempt > 1,
             )
         )
-        if self._closing:
-            self._workers.deliver(task.task_id, Stage.CHECKPOINT)
         self._saw(run, written.job)
-        if run.job.is_terminal:
-            self._after_decision(run)
         self._watch_timeout(run)
+
+    def _hand_over(self) -> None:
+        """Give workers what has started, unless a stop that was decided meanwhile has been heard of by now."""
+        handing, self._handing = self._handing, []
+        for assignment in handing:
+            run = self._active[assignment.task_id].run
+            if self._is_held(run) and not run.job.is_terminal and not self._closing:
+                self._workers.run(assignment)
+                continue
+            stats = run.records[assignment.spec.pipeline_id].stats
+            ended = TaskEnded(assignment.task_id, "cancelled", stats, stage=Stage.CHECKPOINT)
+            self._safely(partial(self._attempt_over, ended))
 
     def _not_started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
         """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
@@ -876,19 +887,20 @@ class PipelineExecutor:
 
     def _recover_task(self, run: JobRun, record: TaskRecord) -> None:
         """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left."""
-        if run.job.is_terminal or run.job.recoveries > RECOVERIES_MAX:
-            message = None if run.job.is_terminal else RECOVERIES_EXHAUSTED
-            ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
-            stopping = self._stopped_by_job(run, record, Stage.KILL)
-            self._settle(
-                record, lambda settled: self._conclude(run, record, told(ended, settled), stopping)
-            )
-            return
-        self._end(
-            run,
-            record,
-            Ended(TaskEvent.WAIT, self._clock.now(), record.stats, "taken up again after a crash"),
-        )
+
+        def then(settled: Settled) -> None:
+            exhausted = run.job.recoveries > RECOVERIES_MAX
+            if settled.complete or run.job.is_terminal or exhausted:
+                message = RECOVERIES_EXHAUSTED if exhausted and not run.job.is_terminal else None
+                ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
+                stopping = self._stopped_by_job(run, record, Stage.KILL)
+                self._conclude(run, record, told(ended, settled), stopping)
+            elif self._is_held(run):
+                why = "taken up again after a crash"
+                wait = Ended(TaskEvent.WAIT, self._clock.now(), settled.stats, why)
+                self._end(run, record, wait)
+
+        self._settle(record, then)
 
     def _stopped_by_job(
         self, run: JobRun, record: TaskRecord, delivered: Stage
@@ -1026,7 +1038,9 @@ class PipelineExecutor:
         def decide(job: Job) -> Change | None:
             if job.is_over or not self._mine(job, run):
                 return None
-            if run.is_drained and not run.taken:
+            if not run.taken and (
+                job.is_terminal or run.is_drained
+            ):  # a stop may not be heard of yet
                 return close_job(job, run.plan, records, now)
             return Change(replace(job, executor_id=None), made_from=job.version)
 

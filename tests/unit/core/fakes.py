@@ -347,7 +347,7 @@ class DirectLedger(Ledger):
 
     def release(self) -> None:
         """Store all that waits."""
-        while self._waiting or not self._queue.empty():
+        while not self._queue.empty():
             self._write_some()
 
     def close(self) -> None:

@@ -334,17 +334,21 @@ def test_a_cancel_before_a_start_is_stored_wins(made: Made) -> None:
     world.is_idle()
 
 
-def test_a_cancel_behind_a_start_stops_the_task_once_a_worker_has_it(made: Made) -> None:
-    """Both are stored before the executor hears of either."""
+@pytest.mark.parametrize("mode", StopMode)
+def test_a_task_whose_start_is_stored_before_a_stop_that_is_heard_of_goes_to_no_worker(
+    made: Made, mode: StopMode
+) -> None:
+    """Both are stored before the executor hears of either: what has not begun must not begin."""
     world = made()
     job_id = world.run(settle=False)
     world.ledger.held = True
     world.executor.tick(0)
     world.ledger.held = False
-    world.cancel(job_id)
-    assert world.stages(world.live(A).task_id) == [Stage.CHECKPOINT]
-    world.end(A, "cancelled", stage=Stage.CHECKPOINT)
-    assert world.tasks(job_id) == {A: "cancelled"}
+    world.cancel(job_id, mode)
+    assert (world.handed, world.tasks(job_id)) == ([], {A: "cancelled"})
+    receipt = world.job(job_id).cancellation
+    assert receipt is not None
+    assert [s.stage for s in receipt.stopped] == ["checkpoint"]
     assert world.job(job_id).is_over
     world.is_idle()
 
@@ -916,9 +920,10 @@ def test_a_crash_after_everything_was_committed_is_a_success_when_no_try_is_left
     world = made(spec(A))
     job_id = world.run()
     task_id = world.ask_permit(A)
-    world.tables.settled[task_id] = Settled(STATS, complete=True)
-    for _ in range(4):
+    for _ in range(3):
         world.boot()
+    world.tables.settled[task_id] = Settled(STATS, complete=True)
+    world.boot()
     assert (world.status(job_id), world.task(job_id, A).stats) == (JobStatus.SUCCESS, STATS)
 
 
@@ -947,16 +952,44 @@ def test_a_crash_right_after_the_cancel_of_a_job_in_a_retry_pause_leaves_nothing
     assert (world.tasks(job_id), world.job(job_id).is_over) == ({A: "cancelled"}, True)
 
 
-def test_an_earlier_attempts_commits_are_remembered_when_the_later_one_dies_early(
+def test_a_crash_right_after_the_last_commit_is_a_success_without_another_attempt(
     made: Made,
 ) -> None:
-    """Attempt 1 committed all, its executor died before it could say so; attempt 2 is killed before it looked."""
+    """The table's log says that all of it is there: to run again would be waste."""
     world = made(spec(A))
     job_id = world.run()
     task_id = world.ask_permit(A)
     world.tables.settled[task_id] = Settled(STATS, complete=True)
     world.boot()
+    assert (world.status(job_id), world.running) == (JobStatus.SUCCESS, [])
+    assert world.task(job_id, A).stats == STATS
+
+
+def test_units_that_were_committed_just_before_a_crash_are_in_the_stats_of_what_waits(
+    made: Made,
+) -> None:
+    """The crash came before the commit was told; the stop before the next attempt could look."""
+    world = made(spec(A), spec(B), capacity=1)
+    job_id = world.run(A)
+    task_id = world.ask_permit(A)
+    world.tables.settled[task_id] = Settled(STATS, complete=False)
+    world.run(B, priority=9)
+    world.boot()
+    assert (world.running, world.tasks(job_id)) == ([B], {A: "pending"})
+    world.cancel(job_id)
+    assert world.task(job_id, A).stats == STATS
+
+
+def test_an_earlier_attempts_commits_are_remembered_when_the_later_one_dies_early(
+    made: Made,
+) -> None:
+    """The log could not be read at the crash; attempt 2 is killed before it has looked or asked for anything."""
+    world = made(spec(A))
+    job_id = world.run()
+    task_id = world.ask_permit(A)
+    world.boot()
     assert world.live(A).attempt == 2
+    world.tables.settled[task_id] = Settled(STATS, complete=True)
     world.cancel(job_id, StopMode.FORCE)
     world.end(A, "lost", stage=Stage.KILL)
     task = world.task(job_id, A)
@@ -1173,10 +1206,10 @@ def test_a_task_that_does_not_stop_in_time_is_ended_at_closing(made: Made) -> No
     assert world.executor._closed.is_set()
 
 
-def test_a_task_whose_start_was_on_its_way_at_closing_is_asked_to_stop_too(made: Made) -> None:
-    """Otherwise the server would wait its 8 seconds out for a task that was never asked."""
+def test_a_task_whose_start_was_on_its_way_at_closing_goes_to_no_worker(made: Made) -> None:
+    """Otherwise the server would wait its 8 seconds out for a task that was never asked to stop."""
     world = made()
-    world.run(settle=False)
+    job_id = world.run(settle=False)
     world.ledger.held = True
     world.executor.tick(0)
     world.close()
@@ -1184,9 +1217,9 @@ def test_a_task_whose_start_was_on_its_way_at_closing_is_asked_to_stop_too(made:
     world.ledger.held = False
     world.ledger.release()
     world.settle()
-    assert world.stages(world.live(A).task_id) == [Stage.CHECKPOINT]
-    world.end(A, "cancelled")
     assert world.executor._closed.is_set()
+    assert (world.handed, world.tasks(job_id)) == ([], {A: "pending"})
+    assert world.job(job_id).executor_id is None
 
 
 @pytest.mark.parametrize("slow", ["ledger", "settling"])
@@ -1207,6 +1240,17 @@ def test_a_stop_is_closed_before_the_server_goes(made: Made, slow: str) -> None:
     assert world.executor._closed.is_set()
     assert world.job(job_id).is_over
     assert world.tasks(job_id) == {A: "cancelled"}
+
+
+def test_a_stop_that_is_heard_of_only_at_the_hand_back_is_closed_too(made: Made) -> None:
+    """Nothing of the job runs: it must not stay `stopping` until the next start."""
+    world = made(spec(A), spec(B), capacity=1)
+    world.run(A)
+    job_id = world.run(B)
+    world.close()
+    world.cancel_elsewhere(job_id)
+    world.end(A)
+    assert world.job(job_id).is_over
 
 
 def test_a_success_is_stored_as_the_end_of_its_job_at_closing(made: Made) -> None:
