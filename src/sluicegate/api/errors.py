@@ -52,6 +52,7 @@ STATUS: Final[Mapping[str, int]] = {
     "store_contention": 503,
     "store_unavailable": 503,
     "workers_unavailable": 503,
+    "lake_unreadable": 503,
 }
 
 # The field of the request that an error of the core is about.

@@ -304,7 +304,6 @@ class JobShape(BaseModel):
     labels: dict[str, str]
     priority: int
     timeout_seconds: float | None
-    full_refresh: bool
     resumed_from: str | None
     resumed_by: str | None
     code_version: str | None

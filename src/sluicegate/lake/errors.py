@@ -147,3 +147,15 @@ class FileUnreadableError(SluicegateError):
             mend=mend or "correct the file and put it into the landing zone again",
         )
         self.path, self.line = path, line
+
+
+class LakeUnreadableError(SluicegateError):
+    """A table or its log could not be read."""
+
+    code = "lake_unreadable"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"could not read the lake: {type(error).__name__}: {error}",
+            mend="look whether its disk answers, and at the table's files",
+        )

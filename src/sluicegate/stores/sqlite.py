@@ -6,6 +6,7 @@ writer nor hold it up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -49,6 +50,9 @@ def open_sqlite(path: str) -> SqlStore:
         raise StoreUnavailableError(
             path, f"its folder cannot be made: {error.strerror}", mend="choose another folder"
         ) from error
+    with contextlib.suppress(OSError):  # what is wrong with it is said when it is opened
+        # Parameters and logs are this user's own; SQLite gives its other files the same rights.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     if Path(path).exists() and not os.access(path, os.W_OK):
         # SQLite would say so only at the first write.
         raise StoreUnavailableError(path, "it is readonly", mend=_mend("readonly"))

@@ -565,7 +565,9 @@ class LocalWorkers:
             self._drain(output)
         self._forget(worker)
         if worker.assignment is not None:
-            self._report(worker, processes_killed=worker.killed)
+            # A worker that was replaced after its task had ended by itself is none that the stop killed.
+            spared = 1 if worker.ended is not None and worker.killed else 0
+            self._report(worker, processes_killed=worker.killed - spared)
         self._after_exit(worker)
 
     def _after_exit(self, worker: _Worker) -> None:

@@ -241,20 +241,15 @@ class Worker:
 
     def _reply(self, message: Message) -> None:
         """Answer a question about the lake."""
+        from sluicegate.lake.errors import LakeUnreadableError
         from sluicegate.workers.lake_calls import answer
 
         try:
             result = answer(self._settings, message["call"], message["arguments"])
             self._send({"kind": "reply", "id": message["id"], "result": result})
-        except SluicegateError as error:
-            facts = {"code": error.code, "what": error.what, "mend": error.mend}
-            self._send({"kind": "reply", "id": message["id"], "error": facts})
         except Exception as error:  # noqa: BLE001 - told to whoever asked
-            facts = {
-                "code": "lake_unreadable",
-                "what": f"could not read the lake: {error}",
-                "mend": "",
-            }
+            told = error if isinstance(error, SluicegateError) else LakeUnreadableError(error)
+            facts = {"code": told.code, "what": told.what, "mend": told.mend}
             self._send({"kind": "reply", "id": message["id"], "error": facts})
 
     def _send(self, message: Message) -> None:

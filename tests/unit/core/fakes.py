@@ -24,7 +24,7 @@ from sluicegate.core.job import (
     TaskStats,
     TaskStatus,
 )
-from sluicegate.core.ledger import Decide, Done, Ledger, Written, _Creation
+from sluicegate.core.ledger import Decide, Done, Ledger, Written, _Creation, _Item, _Urgent
 from sluicegate.core.plan import Plan
 from sluicegate.core.ports import (
     Accepted,
@@ -329,7 +329,7 @@ class DirectLedger(Ledger):
 
     def write(self, job_id: str, decide: Decide) -> Written:
         results: list[Written | BaseException] = []
-        super().submit(job_id, decide, results.append)
+        self._queue.put(_Urgent([_Item(job_id, decide, results.append)]))
         self.release()
         if isinstance(results[0], BaseException):
             raise results[0]
@@ -337,7 +337,7 @@ class DirectLedger(Ledger):
 
     def create(self, change: Change) -> Accepted | Refused:
         future: Future[Accepted | Refused] = Future()
-        self._queue.put([_Creation(change, future)])
+        self._queue.put(_Urgent([_Creation(change, future)]))
         self.release()
         return future.result()
 
@@ -347,7 +347,7 @@ class DirectLedger(Ledger):
 
     def release(self) -> None:
         """Store all that waits."""
-        while not self._queue.empty():
+        while self._waiting or not self._queue.empty():
             self._write_some()
 
     def close(self) -> None:

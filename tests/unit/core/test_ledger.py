@@ -368,8 +368,9 @@ def test_the_thread_survives_those_who_listen(
 
     ledger = Ledger(store, fail)
     ledger.submit("j1", setting("a", events=(Event("x", "j1", T0),)), fail)
-    assert ledger.write("j1", adding("b")).job.error == "ab"
+    ledger.submit("j1", adding("b"), lambda _: None)
     ledger.close()
+    assert store.get("j1").error == "ab"
     assert {r.getMessage() for r in caplog.records} == {
         "ledger_answer_failed",
         "ledger_watcher_failed",
