@@ -1,6 +1,6 @@
 """Sluicegate runs medallion data pipelines and stops them cleanly."""
 
-from sluicegate.core.cancellation import CancelPolicy
+from sluicegate.cancel_policy import CancelPolicy
 from sluicegate.declare import bronze, gold, silver, table
 from sluicegate.errors import Cancelled, SluicegateError
 from sluicegate.task import Task

@@ -6,13 +6,11 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
+from sluicegate.cancel_policy import DEFAULT_POLICY, CancelPolicy
 from sluicegate.durations import Duration, parse_duration
 from sluicegate.errors import SluicegateError
-
-if TYPE_CHECKING:
-    from sluicegate.core.cancellation import CancelPolicy
 
 Complain = Callable[[str, str], None]
 """Called with what is wrong and its mend; the declaration goes on, so that all is found at once."""
@@ -154,8 +152,6 @@ def _seconds(
 
 def _stages(policy: object, complain: Complain) -> dict[str, float | None]:
     """Read a `CancelPolicy`, or anything with its attributes, in seconds."""
-    from sluicegate.core.cancellation import DEFAULT_POLICY
-
     if policy is None:
         return DEFAULT_POLICY.seconds()
     if not all(hasattr(policy, stage) for stage in STAGES):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, Self
 
+from sluicegate.cancel_policy import DEFAULT_POLICY
+
 LAYERS: Final = ("bronze", "silver", "gold")
 
 
@@ -31,8 +33,6 @@ class FileParameter:
 
 
 def _default_policy() -> dict[str, float | None]:
-    from sluicegate.core.cancellation import DEFAULT_POLICY  # the core imports this module
-
     return DEFAULT_POLICY.seconds()
 
 

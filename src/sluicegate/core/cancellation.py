@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from sluicegate.cancel_policy import CancelPolicy
 from sluicegate.core.job import StopMode
-from sluicegate.durations import Duration, parse_duration
 
 
 class Stage(StrEnum):
@@ -20,26 +19,6 @@ class Stage(StrEnum):
 
 
 LADDER: Final = tuple(Stage)
-
-
-@dataclass(frozen=True, slots=True)
-class CancelPolicy:
-    """When a task that does not stop is pushed harder; seconds or text, counted from the stop. `None` skips."""
-
-    interrupt_after: Duration | None = "5s"
-    terminate_after: Duration | None = "10s"
-    kill_after: Duration | None = "15s"
-
-    def seconds(self) -> dict[str, float | None]:
-        """The same in seconds, by field name; the shape that crosses process borders."""
-        return {
-            name: None if value is None else parse_duration(value)
-            for name in ("interrupt_after", "terminate_after", "kill_after")
-            for value in (getattr(self, name),)
-        }
-
-
-DEFAULT_POLICY: Final = CancelPolicy()
 
 
 def stage_due(

@@ -20,7 +20,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sluicegate.core.cancellation import DEFAULT_POLICY, CancelPolicy, Stage
+from sluicegate.cancel_policy import DEFAULT_POLICY, CancelPolicy
+from sluicegate.core.cancellation import Stage
 from sluicegate.core.conclusions import (
     RECOVERIES_EXHAUSTED,
     conclude,
@@ -511,18 +512,9 @@ class PipelineExecutor:
                     stopping.cause, stopping.requested_by = receipt.cause, receipt.requested_by
                     stopping.reason = receipt.reason
             elif mode is not StopMode.DRAIN:
-                waited = min(
-                    max(0.0, (self._clock.now() - receipt.requested_at).total_seconds()),
-                    self._lease_seconds,
-                )
+                # Its tasks are of this process's own life, so the ladder begins now: wall clocks may lie.
                 self._stop(
-                    task_id,
-                    active,
-                    mode,
-                    receipt.cause,
-                    receipt.requested_by,
-                    receipt.reason,
-                    waited,
+                    task_id, active, mode, receipt.cause, receipt.requested_by, receipt.reason
                 )
 
     def _stop(
@@ -533,11 +525,10 @@ class PipelineExecutor:
         cause: Cause,
         requested_by: str | None,
         reason: str | None,
-        waited: float = 0.0,
     ) -> None:
         now = self._clock.monotonic()
         policy = self._policy(active.pipeline)
-        stopping = TaskStopping(task_id, now - waited, policy, mode, cause, requested_by, reason)
+        stopping = TaskStopping(task_id, now, policy, mode, cause, requested_by, reason)
         if active.shielded_until is not None:
             stopping.shield(now, active.shielded_until - now)
             if mode is not StopMode.FORCE:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sluicegate.core.cancellation import LADDER, CancelPolicy, Stage, next_stage_in, stage_due
+from sluicegate.cancel_policy import CancelPolicy
+from sluicegate.core.cancellation import LADDER, Stage, next_stage_in, stage_due
 from sluicegate.core.job import StopMode
 from sluicegate.core.receipt import Cause
 
