@@ -256,6 +256,7 @@ def test_ctrl_c_stops_then_forces_then_leaves() -> None:
     """Each press means more; the handler itself only counts."""
     jobs: Any = FakeJobs()
     stopper = Stopper(jobs, "j1")
+    before = signal.getsignal(signal.SIGINT)
     stopper.act()
     assert jobs.cancelled == []
     with stopper.listening():
@@ -270,7 +271,7 @@ def test_ctrl_c_stops_then_forces_then_leaves() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             stopper.act()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_after_the_end_is_no_error() -> None:

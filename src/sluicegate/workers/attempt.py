@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import queue
 import time
 import traceback
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 UNIT_SECONDS: Final = 1.0
 UNIT_BYTES: Final = 64 * 1024 * 1024
+PACKAGE: Final = f"{Path(__file__).parents[1]}{os.sep}"  # frames in here are ours
 ERROR_CHARS_MAX: Final = 16_000
 
 Tell = Callable[[Message], None]
@@ -340,9 +342,7 @@ def _described(error: BaseException, file: str) -> str:
     """The error as the author of the pipeline wants to read it: type, message, and the lines of their own code."""
     frames = traceback.extract_tb(error.__traceback__)
     first = next((n for n, frame in enumerate(frames) if frame.filename == file), 0)
-    own = [
-        frame for frame in frames[first:] if "sluicegate" not in Path(frame.filename).parts
-    ] or frames
+    own = [frame for frame in frames[first:] if not frame.filename.startswith(PACKAGE)]
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - the user's own __str__ can fail, too
