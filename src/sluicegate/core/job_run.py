@@ -48,6 +48,16 @@ class JobRun:
         return -self.job.priority, self.job.job_id
 
     @property
+    def ready_count(self) -> int:
+        """How many could start now."""
+        return len(self._ready)
+
+    @property
+    def next_pipeline(self) -> str:
+        """The pipeline that is likely to be taken next. There must be a ready one."""
+        return self.plan.pipelines[self._ready[0]]
+
+    @property
     def has_ready(self) -> bool:
         """Whether something could start now."""
         return bool(self._ready)

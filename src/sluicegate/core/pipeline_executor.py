@@ -86,6 +86,9 @@ STORE_PAUSE_SECONDS: Final = 0.5
 PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
+SHORT_TASK_SECONDS: Final = 0.02
+WIDE_TASKS_MIN: Final = 32
+MEAN_OF_TASKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class _Active:
 
     run: JobRun
     pipeline: str
+    since: float
     timer: _Timer | None = None
     shielded_until: float | None = None
     progress_stored: float = 0.0
@@ -178,6 +182,7 @@ class PipelineExecutor:
         self._touched: dict[str, JobRun] = {}
         self._outgoing: list[tuple[str, Decide, Done]] = []
         self._handing: list[Assignment] = []
+        self._mean_seconds = 1.0  # of the last tasks, with the newest weighing most
         self._closing = False
         self._closed = threading.Event()
         self._side = ThreadPoolExecutor(max_workers=2, thread_name_prefix="settle")
@@ -587,16 +592,29 @@ class PipelineExecutor:
             heapq.heappush(self._line, (run.order, next(self._numbers), run))
 
     def _fill_workers(self) -> None:
-        free = self._workers.capacity - len(self._active) - len(self._starting)
-        while free > 0 and self._line and not self._closing:
+        at_work = len(self._active) + len(self._starting)
+        while self._line and not self._closing:
             run = self._line[0][-1]
+            if at_work >= self._workers.capacity + self._ahead(run):
+                break
             pipeline = run.take() if self._is_held(run) and not run.job.is_terminal else None
             if pipeline is None:
                 heapq.heappop(self._line)
                 run.queued = False
             elif self._has_table(run, pipeline):
-                free -= 1
+                at_work += 1
                 self._start(run, pipeline)
+
+    def _ahead(self, run: JobRun) -> int:
+        """How many tasks may be started before a worker is free: one for each, where tasks last less than a commit.
+
+        Otherwise none: a task that is told as running should run. One with a time limit is never started early.
+        """
+        if self._mean_seconds > SHORT_TASK_SECONDS or run.ready_count < WIDE_TASKS_MIN:
+            return 0
+        specs = self._manager.catalog.specs
+        spec = specs.get(run.next_pipeline)
+        return self._workers.capacity if spec is not None and spec.timeout_seconds is None else 0
 
     def _has_table(self, run: JobRun, pipeline: str) -> bool:
         """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
@@ -664,7 +682,7 @@ class PipelineExecutor:
         _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
-        active = _Active(run, task.pipeline)
+        active = _Active(run, task.pipeline, since=self._clock.monotonic())
         self._active[task.task_id] = active
         if spec is None:
             self._saw(run, written.job)
@@ -840,6 +858,8 @@ class PipelineExecutor:
         if active is None:
             return
         active.over = True
+        lasted = self._clock.monotonic() - active.since
+        self._mean_seconds += (lasted - self._mean_seconds) / MEAN_OF_TASKS
         if active.timer is not None:
             active.timer.cancel()
         run, record = active.run, active.run.records[active.pipeline]

@@ -331,7 +331,7 @@ class Workers(Protocol):
         ...
 
     def run(self, assignment: Assignment) -> None:
-        """Start the attempt. At most `capacity` at once; exactly one `TaskEnded` follows."""
+        """Start the attempt; beyond `capacity`, when a worker is free, in order. Exactly one `TaskEnded` follows."""
         ...
 
     def deliver(self, task_id: str, stage: Stage) -> None:

@@ -366,6 +366,7 @@ class FakeWorkers:
 
     def __init__(self, capacity: int = 4) -> None:
         self.capacity = capacity
+        self.ahead = 0  # how many more may wait for a worker
         self.handed: list[Assignment] = []
         self.live: dict[str, Assignment] = {}
         self.delivered: list[tuple[str, Stage]] = []
@@ -382,7 +383,7 @@ class FakeWorkers:
         self.on_run(assignment)
         self.handed.append(assignment)
         self.live[assignment.task_id] = assignment
-        assert len(self.live) <= self.capacity, "more tasks than workers"
+        assert len(self.live) <= self.capacity + self.ahead, "more tasks than workers"
 
     def deliver(self, task_id: str, stage: Stage) -> None:
         self.delivered.append((task_id, stage))

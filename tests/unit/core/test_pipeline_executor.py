@@ -1299,3 +1299,18 @@ def test_the_heart_beats_three_times_a_lease_and_survives_the_store(made: Made) 
     world.later(5)
     [seen] = world.store.executors()
     assert seen.beat == 3
+
+
+def test_short_tasks_are_started_ahead_only_where_many_wait(made: Made) -> None:
+    """A commit lasts longer than they do; but a long task that waits must not be told as running."""
+    world = made(*(spec(f"bronze.n{n}") for n in range(100)), capacity=2)
+    job_id = world.run()
+    assert len(world.workers.live) == 2
+    for _ in range(60):  # each lasts no time by the fake clock
+        world.workers.ahead = 2
+        world.end(next(iter(world.workers.live.values())).spec.pipeline_id)
+    assert len(world.workers.live) == 4
+    for _ in range(20):
+        world.end(next(iter(world.workers.live.values())).spec.pipeline_id)
+    assert len(world.workers.live) == 2
+    world.cancel(job_id)
