@@ -277,8 +277,10 @@ class Ledger:
             return _Judged(entry, None, error, is_derived, is_cached)
         if change is None:
             return _Judged(entry, None, Written(before, changed=False), is_derived, is_cached)
-        ahead[entry.job_id] = _advanced(change)
-        return _Judged(entry, change)
+        after = ahead[entry.job_id] = _advanced(change)
+        return _Judged(
+            entry, replace(change, job=after)
+        )  # as it will be stored: the store need not copy it
 
     def _said(
         self, item: _Item, one: _Judged, outcome: Accepted | Refused | None, spoiled: set[str]
