@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from ui_world import Server
 
 NAME = '<img src=x onerror=alert(1)> & 🛫 "it\'s" </li>'
@@ -34,6 +36,29 @@ def test_jobs_appear_progress_and_end_without_a_reload(open_page, run, server: S
     expect(row.locator(".badge")).to_have_text("cancelled")
     expect(row.locator(".btn-danger")).to_have_count(0)
     assert page.evaluate("window.sameDocument") is True
+
+
+def test_an_end_that_comes_while_the_list_is_read_is_not_lost(
+    open_page, run, server: Server, tmp_path: Path
+) -> None:
+    """The answer shows the job as it was before; the page must ask again, or the row runs for ever."""
+    page = open_page()
+    gate = tmp_path / "gate"
+    held: list[str] = []
+
+    def hold(route: Route) -> None:
+        answer = route.fetch()
+        if held and held[0] not in held[1:] and held[0] in answer.text():
+            held.append(held[0])
+            gate.touch()
+            server.wait_until_over(held[0])
+            time.sleep(0.5)  # the events reach the page by their own connection
+        route.fulfill(response=answer)
+
+    page.route("**/api/jobs?*", hold)
+    held.append(run("bronze.gated", params={"gate": str(gate)}))
+    expect(row_of(page, held[0]).locator(".badge")).to_have_text("success")
+    assert len(held) == 2, "the list was never read while the job ran"
 
 
 def test_every_end_has_its_word(open_page, run) -> None:

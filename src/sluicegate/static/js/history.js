@@ -145,10 +145,18 @@ function emptyState() {
 
 const pageAddress = (cursor) => `api/jobs${query({ status: view.statuses, limit: PAGE_SIZE, cursor })}`;
 
+let reading = 0;
+
 /** Read the newest page and take it in; older pages that were loaded stay. */
 async function readFirstPage() {
   const asked = ++generation;
-  const page = await get(pageAddress(null));
+  reading += 1;
+  let page;
+  try {
+    page = await get(pageAddress(null));
+  } finally {
+    reading -= 1;
+  }
   if (asked !== generation) return;
   const oldest = page.jobs.at(-1);
   const listed = new Set(page.jobs.map((job) => job.job_id));
@@ -225,7 +233,8 @@ const catchUp = coalesce(async () => {
 export function historyEvent(event) {
   if (!view.open || !event.job_id) return;
   if (view.jobs.has(event.job_id)) changed.add(event.job_id);
-  else if (mayEnter(event)) firstPageChanged = true;
+  // While the first page is being read, a job that is not known yet may be on it, as it was before this event.
+  else if (reading > 0 || mayEnter(event)) firstPageChanged = true;
   else return;
   catchUp();
 }
