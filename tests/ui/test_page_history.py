@@ -113,6 +113,38 @@ def test_a_job_that_leaves_the_filter_is_seen_to_change_and_then_goes(
     expect(row).to_have_count(0)
 
 
+def test_a_row_that_the_list_no_longer_holds_is_still_seen_to_change(
+    open_page, run, server: Server
+) -> None:
+    """The list may be read after the job left the filter and before its event reached the page."""
+    job_id = run("bronze.slow")
+    page = open_page("#/history?status=pending&status=running")
+    row = row_of(page, job_id)
+    expect(row.locator(".badge")).to_have_text("running")
+    page.evaluate("() => { window.sawCancelled = false; }")
+    page.evaluate(
+        """id => new MutationObserver(() => {
+            const badge = document.querySelector(`[data-job-id="${id}"] .badge`);
+            if (badge?.textContent.includes("cancelled")) window.sawCancelled = true;
+        }).observe(document.getElementById("job-list"), { subtree: true, childList: true })""",
+        job_id,
+    )
+    read: list[str] = []
+
+    def stop_first(route: Route) -> None:
+        if not read:
+            read.append(route.request.url)
+            server.cancel(job_id)
+        route.continue_()
+
+    page.route("**/api/jobs?*", stop_first)
+    run("bronze.slow")
+
+    expect(row).to_have_count(0)
+    assert read, "the list was never read again"
+    assert page.evaluate("() => window.sawCancelled")
+
+
 def test_older_jobs_are_loaded_on_demand(open_page, run, server: Server) -> None:
     """Fifty at a time; what is loaded stays while new jobs come in at the top."""
     older = [run("bronze.nothing") for _ in range(52)]

@@ -27,4 +27,4 @@ class Console:
 
     def check(self) -> None:
         unexpected = [c for c in self.complaints if not any(re.search(a, c) for a in self.allowed)]
-        assert unexpected == [], "the browser's console is not clean"
+        assert unexpected == [], f"the browser's console is not clean: {unexpected}"

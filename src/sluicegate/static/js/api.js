@@ -30,10 +30,10 @@ export function onSignInNeeded(handler) {
 /**
  * Ask the server and return the parsed answer.
  *
- * `exact` keeps integers beyond 2^53 as the text that came, where the browser can.
+ * `exact` keeps integers beyond 2^53 as the text that came, where the browser can. `signal` gives the request up.
  * Throws `ApiError`; a 401 also opens the sign-in form, unless the request is a sign-in.
  */
-export async function request(method, path, { body, exact = false, signingIn = false } = {}) {
+export async function request(method, path, { body, exact = false, signingIn = false, signal = null } = {}) {
   let response;
   let text;
   try {
@@ -43,6 +43,7 @@ export async function request(method, path, { body, exact = false, signingIn = f
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
       cache: "no-store",
+      signal,
     });
     text = await response.text();
   } catch {

@@ -161,12 +161,16 @@ async function readFirstPage() {
   const oldest = page.jobs.at(-1);
   const listed = new Set(page.jobs.map((job) => job.job_id));
   for (const [jobId, job] of view.jobs) {
-    const covered = !view.extended || page.next_cursor === null || (oldest && newestFirst(job, oldest) < 0);
-    if (covered && !listed.has(jobId) && !isLeaving(job)) view.jobs.delete(jobId);
+    if (listed.has(jobId) || isLeaving(job)) continue;
+    const covered = page.next_cursor === null || (oldest && newestFirst(job, oldest) < 0);
+    // It changed, and the page was read before its event came: read alone, it is seen to change before it goes.
+    if (covered && fitsFilter(job)) changed.add(jobId);
+    else if (covered || !view.extended) view.jobs.delete(jobId);
   }
   if (!view.extended) view.cursor = page.next_cursor;
   view.loaded = true;
   take(page.jobs);
+  if (changed.size > 0) catchUp();
 }
 
 function take(jobs) {
@@ -206,6 +210,16 @@ async function loadMore() {
   }
 }
 
+async function readAgain(jobId) {
+  try {
+    publish(await get(jobPath(jobId)));
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    view.jobs.delete(jobId);
+    draw();
+  }
+}
+
 /** Read again what events spoke of: a few jobs one by one, many (or new ones) as the first page. */
 const catchUp = coalesce(async () => {
   if (!view.open) return 0;
@@ -218,10 +232,9 @@ const catchUp = coalesce(async () => {
     // Jobs of older pages are not in the first one; they are read in small steps.
     const rest = whole ? jobIds.filter((jobId) => view.extended && view.jobs.has(jobId) && isActive(view.jobs.get(jobId).status)) : jobIds;
     for (const jobId of rest.slice(SINGLE_READS_MAX)) changed.add(jobId);
-    for (const jobId of rest.slice(0, SINGLE_READS_MAX)) publish(await get(jobPath(jobId)));
+    for (const jobId of rest.slice(0, SINGLE_READS_MAX)) await readAgain(jobId);
   } catch (error) {
-    if (error.status === 404) firstPageChanged = true;
-    else for (const jobId of jobIds) changed.add(jobId);
+    for (const jobId of jobIds) changed.add(jobId);
     setTimeout(catchUp, 3000);
     return error.retryAfterMs ?? 0;
   }

@@ -8,7 +8,10 @@ import { announce, toast } from "./notify.js";
 import { isActive, statusShape, stopIcon } from "./status.js";
 import { knownJob, onJob, publish } from "./store.js";
 
-/** What the open dialog is about: `{ jobId, name, escalating, preview, over }`; `null` while it is closed. */
+/**
+ * What the open dialog is about: `{ jobId, name, escalating, preview, previewing, over }`; `null` while it is closed.
+ * `previewing` ends the previews: one that arrived after the stop would be refused, and tell nothing new.
+ */
 let target = null;
 
 /**
@@ -22,7 +25,7 @@ export async function stopJob(jobId, event) {
   event?.preventDefault();
   const job = knownJob(jobId);
   const escalating = Boolean(job?.stopping);
-  target = { jobId, name: job?.job_name || jobId, escalating, preview: null, over: false };
+  target = { jobId, name: job?.job_name || jobId, escalating, preview: null, previewing: new AbortController(), over: false };
   openDialog();
   await loadPreview(target);
 }
@@ -43,11 +46,12 @@ function openDialog() {
 }
 
 async function loadPreview(asked) {
+  const { signal } = asked.previewing;
   try {
-    asked.preview = await post(`${jobPath(asked.jobId)}/cancel?dry_run=true`, { mode: chosenMode() });
+    asked.preview = await post(`${jobPath(asked.jobId)}/cancel?dry_run=true`, { mode: chosenMode() }, { signal });
     if (asked === target) showPreview();
   } catch (error) {
-    if (asked !== target || asked.preview !== null) return;
+    if (signal.aborted || asked !== target || asked.preview !== null) return;
     if (refusesStop(error)) {
       giveUp(error);
       return;
@@ -58,7 +62,7 @@ async function loadPreview(asked) {
 
 /** The job goes on while a person reads: what a stop would do is asked again, so that it stays true. */
 const previewAgain = coalesce(async () => {
-  if (target?.preview && !target.over) await loadPreview(target);
+  if (target?.preview && !target.over && !target.previewing.signal.aborted) await loadPreview(target);
 });
 
 function chosenMode() {
@@ -109,6 +113,7 @@ async function confirmStop(event) {
   const mode = chosenMode();
   const reason = byId("stop-reason").value.trim() || null;
   setBusy(true);
+  asked.previewing.abort();
   try {
     const answer = await post(`${jobPath(asked.jobId)}/cancel`, { reason, mode });
     showStopped(asked.jobId, answer);
@@ -118,6 +123,7 @@ async function confirmStop(event) {
     if (refusesStop(error)) giveUp(error);
     else {
       setText(byId("stop-error"), error.message);
+      asked.previewing = new AbortController();
       setBusy(false);
     }
   }
@@ -156,6 +162,7 @@ export function startStopDialog() {
   byId("stop-form").addEventListener("change", () => target?.preview && showPreview());
   byId("stop-keep").addEventListener("click", close);
   byId("stop-dialog").addEventListener("close", () => {
+    target?.previewing.abort();
     target = null;
   });
   onJob((job) => {
