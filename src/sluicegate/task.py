@@ -14,8 +14,11 @@ from typing import Any, Final, Protocol
 
 from sluicegate.durations import Duration, parse_duration
 from sluicegate.errors import Cancelled, SluicegateError
+from sluicegate.stop_callbacks import Reporter, StopCallback, StopCallbacks
 
 PROGRESS_EVERY_SECONDS: Final = 0.05
+CHECKPOINTS_EVERY_SECONDS: Final = 0.1
+"""Checkpoints that come faster are told together; as in `core.pace`."""
 
 
 class StateNotAvailableError(SluicegateError):
@@ -24,19 +27,19 @@ class StateNotAvailableError(SluicegateError):
     code = "state_not_available"
 
 
-class Runtime(Protocol):
+class Runtime(Reporter, Protocol):
     """What a task asks of the worker that runs it."""
 
     def progress(self, done: float, total: float | None, unit: str) -> None:
         """Say how far the task is."""
         ...
 
-    def shield(self, seconds: float | None) -> None:
-        """Say that a shield began, with its longest duration, or ended (`None`)."""
+    def checkpoints(self, interval_seconds: float) -> None:
+        """Say that a checkpoint was passed just now, and the mean interval since this was last said."""
         ...
 
-    def failed_callback(self, what: str) -> None:
-        """Say that an `on_cancel` callback raised."""
+    def shield(self, seconds: float | None) -> None:
+        """Say that a shield began, with its longest duration, or ended (`None`)."""
         ...
 
 
@@ -61,11 +64,14 @@ class Task:
         self.log = log
         self._runtime = runtime
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], object]] = []
         self._shields: list[float] = []
+        # For the runner and `sluicegate.remote`; pipelines use `on_cancel`.
+        self.callbacks = StopCallbacks(runtime, self._shielded_seconds)
         self._progress: tuple[float, float | None, str] | None = None
         self._progress_told = 0.0
+        self._passed_at: float | None = None
+        self._passed_told = 0.0
+        self._passed_squares = 0.0
 
     @property
     def cancelled(self) -> bool:
@@ -75,7 +81,7 @@ class Task:
     @property
     def shielded(self) -> bool:
         """Whether the task is in a shield whose time has not run out."""
-        return bool(self._shields) and time.monotonic() < max(self._shields)
+        return self._shielded_seconds() > 0
 
     @property
     def state(self) -> dict[str, Any]:
@@ -89,6 +95,19 @@ class Task:
         """Stop here if a stop was asked for. Raises: `Cancelled`."""
         if self._stop.is_set() and not self.shielded:
             raise Cancelled
+        self._passed(time.monotonic())
+
+    def _passed(self, now: float) -> None:
+        """Keep how long checkpoints are apart, weighed by length: that is what a stop at any moment meets."""
+        if self._passed_at is None:
+            self._passed_at = self._passed_told = now
+            return
+        self._passed_squares += (now - self._passed_at) ** 2
+        self._passed_at = now
+        since_told = now - self._passed_told
+        if since_told >= CHECKPOINTS_EVERY_SECONDS:
+            self._runtime.checkpoints(self._passed_squares / since_told)
+            self._passed_told, self._passed_squares = now, 0.0
 
     def progress(self, done: float, total: float | None = None, unit: str = "rows") -> None:
         """Say how far the task is; shown live, a few times a second at most.
@@ -125,20 +144,22 @@ class Task:
             self._shields.pop()
             left = max(self._shields, default=0.0) - time.monotonic()
             self._runtime.shield(left if left > 0 else None)
-            if self.cancelled and left <= 0:
-                self._call_all()
+            self.callbacks.look_again()
         self.checkpoint()
 
-    def on_cancel(self, stop: Callable[[], object]) -> None:
+    def on_cancel(self, stop: Callable[[], object], *, what: str | None = None) -> StopCallback:
         """Have `stop` called, from another thread, once a stop comes: to end work elsewhere.
 
-        When the stop has come already it is called at once, here. A shield defers it as it defers the stop.
+        While it raises it is called again, after 0.1 s and then ever later, up to every 2 s; until the task is
+        interrupted, or ended. The receipt says whether it returned. When the stop has come already it is called at
+        once. A shield defers it as it defers the stop.
+
+        Args:
+            what: Its name in the receipt; that of the function when it is not given.
+
+        Returns: call it, or use it as a `with` block, to forget `stop` when the work elsewhere is over.
         """
-        with self._lock:
-            if not self._stop.is_set() or self.shielded:
-                self._callbacks.append(stop)
-                return
-        self._call(stop)
+        return self.callbacks.add(stop, what)
 
     def run(self, argv: Sequence[str], **popen: Any) -> subprocess.CompletedProcess[Any]:
         """Run a program; it ends with the task. Options are those of `subprocess.Popen`.
@@ -147,9 +168,9 @@ class Task:
         Raises: `subprocess.CalledProcessError` when it exits with anything but 0.
         """
         with subprocess.Popen(list(argv), **popen) as process:  # noqa: S603 - that is what it is for
-            self.on_cancel(process.terminate)
             try:
-                output, errors = process.communicate()
+                with self.callbacks.add(process.terminate, is_remote=False):
+                    output, errors = process.communicate()
             except BaseException:
                 process.kill()
                 raise
@@ -163,29 +184,12 @@ class Task:
 
         Under a shield the callbacks wait until it ends, or until its time has run out.
         """
-        with self._lock:
-            if self._stop.is_set():
-                return
-            self._stop.set()
-        self._call_all()
+        self._stop.set()
+        self.callbacks.stop()
 
-    def _call_all(self) -> None:
-        left = max(self._shields, default=0.0) - time.monotonic()
-        if left > 0:
-            waiting = threading.Timer(left, self._call_all)
-            waiting.daemon = True
-            waiting.start()
-            return
-        with self._lock:
-            callbacks, self._callbacks = self._callbacks, []
-        for stop in callbacks:
-            threading.Thread(target=self._call, args=(stop,), daemon=True).start()
-
-    def _call(self, stop: Callable[[], object]) -> None:
-        try:
-            stop()
-        except Exception as error:  # noqa: BLE001 - a failing callback must not end the stop
-            self._runtime.failed_callback(f"{getattr(stop, '__qualname__', stop)!s}: {error!r}")
+    def _shielded_seconds(self) -> float:
+        """For how long yet a shield holds back a stop; 0 without one."""
+        return max(0.0, max(self._shields, default=0.0) - time.monotonic())
 
 
 def _finite(number: float) -> float:

@@ -279,6 +279,21 @@ class ShieldChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteStopped:
+    """What is known of work elsewhere that the task registered, each time that it changes; the last one counts.
+
+    `number` tells those of one task apart. `outcome`: `unconfirmed` (with 0 tries: not asked to stop yet),
+    `confirmed`, or `forgotten`: it was over before it was asked.
+    """
+
+    task_id: str
+    number: int
+    what: str
+    outcome: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskHung:
     """The task had to be interrupted: where its main thread stood, outermost last, code positions only."""
 
@@ -313,6 +328,7 @@ WorkerEvent = (
     | TaskProgressed
     | TaskLogged
     | ShieldChanged
+    | RemoteStopped
     | TaskHung
     | TaskEnded
 )

@@ -131,7 +131,7 @@ class Attempt:
         assert self._spec.query is not None
         try:
             result = run_sql(
-                self._lake(), self._spec.query, versions, on_start=self._task.on_cancel
+                self._lake(), self._spec.query, versions, on_start=self._end_in_process
             )
             self._publish_whole(result.reader)
         except Exception:
@@ -221,13 +221,17 @@ class Attempt:
             from sluicegate.lake.sql import open_duckdb
 
             connection = open_duckdb()
-            self._task.on_cancel(connection.interrupt)
+            self._end_in_process(connection.interrupt)
         for one in self._spec.inputs:
             table = tables[one.parameter]
             arguments[one.parameter] = load_input(
                 self._lake(), table, one.kind, versions[table], connection=connection
             )
         return arguments
+
+    def _end_in_process(self, interrupt: Callable[[], object]) -> None:
+        """Have DuckDB interrupted when a stop comes; again and again, for one before a query starts does nothing."""
+        self._task.callbacks.add(interrupt, is_remote=False, until_over=True)
 
     def _pin_inputs(self, tables: tuple[str, ...]) -> dict[str, int | None]:
         """Fix the version of each input, and have it recorded."""

@@ -30,6 +30,7 @@ from sluicegate.core.job import LogEntry, TaskInput, TaskProgress, TaskStats
 from sluicegate.core.ports import (
     Assignment,
     PermitAsked,
+    RemoteStopped,
     Settled,
     ShieldChanged,
     TaskEnded,
@@ -820,6 +821,9 @@ def _event(task: Assignment, message: Message) -> WorkerEvent | None:
             return TaskProgressed(task.task_id, progress)
         case "shield":
             return ShieldChanged(task.task_id, message["seconds"])
+        case "remote":
+            what, outcome, tries = message["what"], message["outcome"], message["tries"]
+            return RemoteStopped(task.task_id, message["id"], what, outcome, tries)
         case "hung":
             return TaskHung(task.task_id, tuple(message["where"]))
     return None

@@ -1,7 +1,8 @@
 """What a worker process runs: one task at a time in its main thread, and a control thread that hears the executor.
 
 Messages in: `run`, `stage` (checkpoint, interrupt), `permit`, `load`, `call` (a request to read the lake).
-Messages out: `loaded`, `opened`, `permit`, `committed`, `progress`, `log`, `shield`, `hung`, `ended`, `reply`.
+Messages out: `loaded`, `opened`, `permit`, `committed`, `checkpoints`, `progress`, `log`, `shield`, `remote`, `hung`,
+`ended`, `reply`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sluicegate import declare
+from sluicegate import declare, stop_callbacks
 from sluicegate import task as task_module
 from sluicegate.errors import Cancelled, SluicegateError
 from sluicegate.registry import LoadError, Registry, load
@@ -39,7 +40,12 @@ INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") els
 PRELOADABLE: Final = ("pyarrow", "deltalake", "polars", "duckdb", "pandas", "numpy")
 STACK_DEPTH_MAX: Final = 40
 # What stands below or above a pipeline's code in its stack says nothing about where it hung.
-_OUR_FILES: Final = (declare.__file__, task_module.__file__, f"{Path(__file__).parent}{os.sep}")
+_OUR_FILES: Final = (
+    declare.__file__,
+    task_module.__file__,
+    stop_callbacks.__file__,
+    f"{Path(__file__).parent}{os.sep}",
+)
 MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
 
 
@@ -81,6 +87,7 @@ class Worker:
         self._attempt: Attempt | None = None
         self._interruptible = False
         self._interrupt_due = False
+        self._settling = False
         self._stage: str | None = None
         self._where: list[str] = []
         self._main_thread, self._pid = threading.get_ident(), os.getpid()
@@ -131,18 +138,20 @@ class Worker:
         self._stage = message["stage"]
         task.request_stop()
         if message["stage"] == "interrupt":
-            self._where = self._stack()
+            hangs = task.callbacks.hanging() if self._settling else [self._main_thread]
+            self._where = [line for thread in hangs for line in self._stack(thread)]
             self._send({"kind": "hung", "where": self._where})
             self._interrupt_due = True
             signal.pthread_kill(self._main_thread, INTERRUPT_SIGNAL)
+            task.callbacks.give_up()
 
-    def _stack(self) -> list[str]:
-        """Where the main thread stands: code positions only, never values; outermost last."""
-        frame = sys._current_frames().get(self._main_thread)
+    def _stack(self, thread: int) -> list[str]:
+        """Where a thread stands: code positions only, never values; outermost last."""
+        frame = sys._current_frames().get(thread)
         where: list[str] = []
         while frame is not None and len(where) < STACK_DEPTH_MAX:
             code = frame.f_code
-            if code.co_filename == attempt.__file__:
+            if code.co_filename in (attempt.__file__, stop_callbacks.__file__):
                 break  # from here outwards it is our own code
             where.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}")
             frame = frame.f_back
@@ -159,7 +168,7 @@ class Worker:
             raise Cancelled
 
     @contextlib.contextmanager
-    def _uninterrupted(self) -> Iterator[None]:
+    def uninterrupted(self) -> Iterator[None]:
         """A stretch of our own code below the pipeline's: an interrupt waits until it ends."""
         before = self._interruptible
         if not before or threading.get_ident() != self._main_thread:
@@ -228,6 +237,7 @@ class Worker:
             ended = contextvars.copy_context().run(self._attempt.run)
             if os.getpid() != self._pid:
                 _leave_fork()  # a child that the task forked came back from the pipeline, too
+            self._settle(task, ended["outcome"])
             self._task = self._attempt = None
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -238,6 +248,16 @@ class Worker:
         if ended["outcome"] == "cancelled":
             ended |= {"stage": self._stage or "checkpoint", "where": self._where}
         self._send(ended)
+
+    def _settle(self, task: Task, outcome: str) -> None:
+        """Before the end is told: wait for those that end the task's work elsewhere, until it is interrupted."""
+        if outcome == "cancelled":
+            task.request_stop()  # its commit was refused before the stop itself was heard of
+        self._settling = True
+        try:
+            task.callbacks.settle(succeeded=outcome == "success")
+        finally:
+            self._settling = False
 
     def _reply(self, message: Message) -> None:
         """Answer a question about the lake."""
@@ -259,7 +279,7 @@ class Worker:
                 os.write(2, f"{message['message']}\n".encode(errors="backslashreplace"))
             return
         # Half a message would be the last that the executor understands.
-        with self._uninterrupted():
+        with self.uninterrupted():
             self._channel.send(message)
 
     # ---------------------------------------------------------------- what a task asks of its runtime
@@ -268,9 +288,18 @@ class Worker:
         """Tell the executor how far the task is."""
         self._send({"kind": "progress", "done": done, "total": total, "unit": unit})
 
+    def checkpoints(self, interval_seconds: float) -> None:
+        """Tell the executor that a checkpoint was passed just now."""
+        self._send({"kind": "checkpoints", "interval": interval_seconds})
+
     def shield(self, seconds: float | None) -> None:
         """Tell the executor that a shield began or ended."""
         self._send({"kind": "shield", "seconds": seconds})
+
+    def remote(self, number: int, what: str, outcome: str, tries: int) -> None:
+        """Tell the executor what is known of work elsewhere."""
+        found = {"id": number, "what": what, "outcome": outcome, "tries": tries}
+        self._send({"kind": "remote", **found})
 
     def failed_callback(self, what: str) -> None:
         """Tell the executor that an `on_cancel` callback raised."""
