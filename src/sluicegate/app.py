@@ -102,7 +102,7 @@ def open_local(settings: Settings) -> Iterator[LocalService]:
     with ExitStack() as stack:
         store, ledger, hub = _open_ledger(settings, stack)
         del hub
-        manager = JobManager(store, ledger, SystemClock(), Catalog())
+        manager = JobManager(store, ledger, SystemClock(), Catalog(), tables=tables)
         yield LocalService(manager, store, tables)
 
 
@@ -172,7 +172,7 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
     started.callback(workers.close)
     catalog = _load(workers, target) if target is not None else Catalog()
     clock = SystemClock()
-    manager = JobManager(store, ledger, clock, catalog)
+    manager = JobManager(store, ledger, clock, catalog, tables=workers)
     executor = PipelineExecutor(
         store=store,
         ledger=ledger,
@@ -185,6 +185,8 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
     )
     manager.wake = executor.wake
     manager.executor_id = executor.executor_id
+    manager.rollbacks.freed = executor.tables_freed
+    manager.outlook = executor.outlook
     executor.start()
     started.pop_all()
     stack.callback(executor.close)

@@ -16,8 +16,8 @@ from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
 
 from sluicegate.api import Service, close_event_streams
+from sluicegate.core.ids import new_id
 from sluicegate.core.job import Job, TaskRecord, TaskStats, TaskStatus
-from sluicegate.core.job_manager import new_id
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.ports import Change, Settled, Store
 from sluicegate.core.transitions import start_task

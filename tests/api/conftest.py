@@ -30,7 +30,7 @@ def make_world(tmp_path: Path, portal: BlockingPortal) -> Iterator[MakeWorld]:
     """Return a function that makes worlds over one store; keywords change its `Service`."""
     store, hub, clock = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Hub(), StepClock()
     ledger = Ledger(store, hub.publish)
-    manager = JobManager(store, ledger, clock, Catalog(SPECS, "c0de"), wake=lambda job_id: None)
+    manager = JobManager(store, ledger, clock, Catalog(SPECS, "c0de"), wake=lambda job_id, job: None)
     roles = ("viewer", "operator", "admin")
     keys = {role: create_key(store, clock, role, role)[1] for role in roles}
 

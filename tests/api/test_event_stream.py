@@ -242,7 +242,7 @@ def test_events_that_another_process_wrote_are_sent_in_order(world: World, tmp_p
     store = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
     ledger = Ledger(store, lambda events: None)
     catalog = Catalog(world.service.manager.catalog.specs)
-    other = JobManager(store, ledger, world.clock, catalog, wake=lambda job_id: None)
+    other = JobManager(store, ledger, world.clock, catalog, wake=lambda job_id, job: None)
     try:
         with served(world.app) as url, follow(url, world) as stream:
             for _ in range(3):

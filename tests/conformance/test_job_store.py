@@ -19,12 +19,16 @@ from sluicegate.core.job import (
     JobQuery,
     JobStatus,
     LogEntry,
+    Rollback,
+    StopMode,
+    TableRollback,
     TaskInput,
     TaskProgress,
     TaskRecord,
     TaskStats,
     TaskStatus,
     TaskStop,
+    TaskStopRequest,
 )
 from sluicegate.core.plan import Plan, PlanStep
 from sluicegate.core.ports import Accepted, Change, Executor, Refused, Store, Writer
@@ -123,7 +127,17 @@ def test_a_job_comes_back_as_it_was_stored(store: Store) -> None:
             kept=(Kept("bronze.flights", 3, 10),),
             stopped=(Stopped("t1", "silver.flights", "kill", 12.5, 3, ("a.py:1 f", "b.py:2 g")),),
             remote=(RemoteStop("query", "confirmed", 2),),
-            outcome=StopOutcome.STOPPED,
+            outcome=StopOutcome.UNCONFIRMED,
+            confirmed_at=T0 + timedelta(seconds=2),
+            missing_means=("pidfd",),
+        ),
+        task_stops={"t1": TaskStopRequest(T0, "ben", "late", StopMode.FORCE)},
+        rollback=Rollback(
+            "r1",
+            T0,
+            "ann",
+            (TableRollback("bronze.flights", 3, 1), TableRollback("silver.flights", 0, None)),
+            finished_at=T0,
         ),
     )
     accepted = stored(store, full)
@@ -275,6 +289,42 @@ def test_of_many_racing_threads_exactly_one_wins_each_version(store: Store) -> N
 
 
 # ------------------------------------------------------------------ idempotency
+
+
+def test_a_job_is_created_with_the_change_of_another_or_not_at_all(store: Store) -> None:
+    """A resumed job and its successor name each other, whatever happens in between."""
+    old = stored(store, job(1))
+    new = Change(job(2, resumed_from=old.job_id), made_from=0, plan=PLAN, events=(event(job(2)),))
+    asked = replace(change(old, resumed_by="0198-000002"), creates=new)
+    [first] = store.commit([asked])
+    assert isinstance(first, Accepted)
+    assert [e.job_id for e in first.events] == [job(2).job_id]
+    assert store.get(old.job_id).resumed_by == job(2).job_id
+    assert store.get(job(2).job_id).version == 1
+    assert store.plan(job(2).job_id) == PLAN
+    assert job(2).job_id in {j.job_id for j in store.list(JobQuery(pipelines=("bronze.flights",)))}
+
+    rival = replace(asked, creates=Change(job(3), made_from=0, plan=PLAN))
+    assert kinds(store.commit([rival])) == [Refused]
+    with pytest.raises(JobNotFoundError):
+        store.get(job(3).job_id)
+
+
+def test_a_job_is_not_created_over_one_that_is_there(store: Store) -> None:
+    """An id that is taken refuses the whole change."""
+    old, there = stored(store, job(1)), stored(store, job(2))
+    asked = replace(change(old, resumed_by=there.job_id), creates=Change(job(2), made_from=0))
+    assert kinds(store.commit([asked])) == [Refused]
+    assert store.get(old.job_id) == old
+    assert store.get(there.job_id) == there
+
+
+def test_held_tables_are_listed(store: Store) -> None:
+    """What a rollback that was cut off left is found by them."""
+    seen = stored(store, job(1), writers=(Writer("a", 1, "j", "t"), Writer("b", 1)))
+    assert store.held_writers() == [Writer("a", 1, "j", "t", revision=1)]
+    store.commit([change(seen, writers=(Writer("a", 1, revision=1),))])
+    assert store.held_writers() == []
 
 
 def test_a_repeated_idempotency_key_names_the_first_job(store: Store) -> None:

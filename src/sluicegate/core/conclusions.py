@@ -9,7 +9,7 @@ from typing import Final
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import Job, JobStatus, LogEntry, TaskRecord, TaskStop
 from sluicegate.core.ports import Settled, TaskEnded
-from sluicegate.core.receipt import latency_ms
+from sluicegate.core.receipt import RemoteStop, latency_ms
 from sluicegate.core.stops import TaskStopping
 from sluicegate.core.transitions import Ended, TaskEvent
 from sluicegate.spec import PipelineSpec
@@ -48,6 +48,7 @@ def conclude(
     closing: bool,
     now: datetime,
     monotonic: float,
+    remote: tuple[RemoteStop, ...] = (),
 ) -> Conclusion:
     """Decide what an attempt came to.
 
@@ -55,6 +56,7 @@ def conclude(
         stopping: The stop that was under way, whether it or something else ended the attempt.
         spec: Of its pipeline; `None` when that is not in the code any more.
         closing: Whether this executor hands its jobs back.
+        remote: What became of its work elsewhere.
     """
     own_timeout = stopping is not None and stopping.is_own_timeout
     retries_left = (spec.retries if spec else 0) - record.retries_used
@@ -73,13 +75,16 @@ def conclude(
         record = replace(record, retries_used=record.retries_used + 1)
     if own_timeout and stopping is not None and event is not TaskEvent.CANCEL:
         error = stopping.reason
-    stop = _task_stop(job, stopping, ended, now, monotonic) if stopping is not None else None
+    stop = None
+    if stopping is not None:
+        stop = replace(_task_stop(job, stopping, ended, now, monotonic), remote=remote)
     return Conclusion(Ended(event, now, ended.stats, message, error, stop), record, pause)
 
 
-def is_stopped_by_job(job: Job, ended: TaskEnded, *, closing: bool) -> bool:
-    """Whether an attempt that nothing was delivered to has ended for its job's stop."""
-    return job.status is JobStatus.CANCELLED and (ended.outcome == "cancelled" or closing)
+def is_stopped(job: Job, record: TaskRecord, ended: TaskEnded, *, closing: bool) -> bool:
+    """Whether an attempt that nothing was delivered to has ended for its job's stop, or its own."""
+    asked = job.status is JobStatus.CANCELLED or record.task_id in job.task_stops
+    return asked and (ended.outcome == "cancelled" or closing)
 
 
 def _task_stop(
@@ -115,6 +120,9 @@ def end_lines(task: TaskRecord, ended: Ended) -> tuple[LogEntry, ...]:
         say(f"{task.pipeline} stopped at stage {stop.stage} after {after}{killed}")
         if stop.where:
             say("it hung here: " + " > ".join(stop.where))
+        for remote in stop.remote:
+            level = "info" if remote.outcome == "confirmed" else "warning"
+            say(f"remote work {remote.what}: stop {remote.outcome}, tries: {remote.tries}", level)
     if ended.event is TaskEvent.FAIL and ended.error:
         say(f"{task.pipeline} failed: {ended.error}", "error")
     if ended.event is TaskEvent.WAIT:

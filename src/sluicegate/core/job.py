@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sluicegate.core.receipt import Receipt
+from sluicegate.core.receipt import Receipt, RemoteStop
 from sluicegate.errors import SluicegateError
 
 
@@ -42,11 +42,42 @@ class StopMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStopRequest:
+    """A stop of one task alone, as it was decided. The job goes on without what depends on the task."""
+
+    requested_at: datetime
+    requested_by: str
+    reason: str | None = None
+    mode: StopMode = StopMode.GRACEFUL
+
+
+@dataclass(frozen=True, slots=True)
+class TableRollback:
+    """One table of a rollback: the version it had, and the one whose content it gets back; `None`: it becomes empty."""
+
+    table: str
+    from_version: int
+    to_version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """The decision to take back what a job has published. Unfinished, it is carried on after a crash."""
+
+    rollback_id: str
+    requested_at: datetime
+    requested_by: str
+    tables: tuple[TableRollback, ...] = ()
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job's header: everything that changes while it runs, and nothing that grows with its plan.
 
     Times are aware UTC datetimes. `version` counts the accepted writes of this job and is what a conditional
     write is made from. `executor_id` and `lease` name who may report on its tasks: a takeover raises `lease`.
+    `task_stops` are the tasks that were stopped alone, by id.
     """
 
     job_id: str
@@ -72,6 +103,8 @@ class Job:
     code_version: str | None = None
     error: str | None = None
     cancellation: Receipt | None = None
+    task_stops: Mapping[str, TaskStopRequest] = field(default_factory=dict)
+    rollback: Rollback | None = None
     idempotency_key: str | None = None
     executor_id: str | None = None
     lease: int = 0
@@ -93,6 +126,11 @@ class Job:
         """Whether nothing about this job can move any more."""
         return self.is_terminal and self.completed_at is not None
 
+    @property
+    def rolled_back(self) -> frozenset[str]:
+        """The tables that were put back to what they held before this job."""
+        return frozenset(t.table for t in self.rollback.tables) if self.rollback else frozenset()
+
     def duration_seconds(self, now: datetime) -> float | None:
         """Seconds from the first task's start to the end, or to `now` while it lasts."""
         return _seconds_between(self.started_at, self.completed_at or now)
@@ -110,6 +148,7 @@ class TaskStop:
     latency_ms: float
     processes_killed: int = 0
     where: tuple[str, ...] = ()
+    remote: tuple[RemoteStop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,3 +327,40 @@ class TaskNotFoundError(SluicegateError):
             f"job {job_id!r} has no task {task_id!r}", mend="get the job to see its tasks"
         )
         self.job_id, self.task_id = job_id, task_id
+
+
+class TaskNotRunningError(SluicegateError):
+    """The task has already ended, so there is nothing to stop."""
+
+    code = "task_not_running"
+
+    def __init__(self, task_id: str, status: TaskStatus, *, stopping: bool = False) -> None:
+        what = (
+            "it is being stopped already"
+            if stopping
+            else f"it has ended with status {status.value}"
+        )
+        mend = "stop it by force if it takes too long" if stopping else "nothing of it is running"
+        super().__init__(f"cannot cancel task {task_id!r}: {what}", mend=mend)
+        self.task_id, self.status = task_id, status
+
+
+class JobNotResumableError(SluicegateError):
+    """The job cannot be resumed as it is now; `code` says which of the reasons it is."""
+
+    def __init__(self, job: Job, code: str, what: str, mend: str) -> None:
+        super().__init__(f"cannot resume job {job.job_id!r}: {what}", mend=mend)
+        self.code, self.job_id, self.status, self.resumed_by = (
+            code,
+            job.job_id,
+            job.status,
+            job.resumed_by,
+        )
+
+
+class JobNotRolledBackError(SluicegateError):
+    """The job's tables cannot be put back now; `code` says which of the reasons it is."""
+
+    def __init__(self, job_id: str, code: str, what: str, mend: str) -> None:
+        super().__init__(f"cannot roll back job {job_id!r}: {what}", mend=mend)
+        self.code, self.job_id = code, job_id

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
+from sluicegate.core import resuming
 from sluicegate.core.cancellation import Stage
+from sluicegate.core.ids import new_id
 from sluicegate.core.job import (
     Event,
     Job,
@@ -19,19 +19,28 @@ from sluicegate.core.job import (
     JobQuery,
     JobStatus,
     LogEntry,
+    StopMode,
+    TableRollback,
+    TaskNotFoundError,
+    TaskNotRunningError,
     TaskRecord,
     TaskStatus,
     TaskStop,
 )
-from sluicegate.core.ledger import Ledger
-from sluicegate.core.plan import Plan, make_plan
-from sluicegate.core.ports import Accepted, Change, Clock, Store
+from sluicegate.core.ledger import Decide, Ledger, Written
+from sluicegate.core.pace import NO_OUTLOOK, Outlook
+from sluicegate.core.plan import PipelineNotFoundError, Plan, make_plan
+from sluicegate.core.ports import Accepted, Change, Clock, Store, Tables
 from sluicegate.core.receipt import Kept, latency_ms
+from sluicegate.core.resuming import ResumePreview
+from sluicegate.core.rollbacks import Rollbacks
 from sluicegate.core.transitions import (
     Ended,
     StopRequest,
     TaskEvent,
     decide_cancel,
+    decide_resume,
+    decide_task_cancel,
     end_attempt,
     end_job,
 )
@@ -50,6 +59,10 @@ __all__ = [
     "StopRequest",
     "TaskStatus",
 ]
+
+
+MANY_MAX: Final = 10_000
+MATCHED_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,37 @@ class StopPreview:
     lost_work_seconds: float | None
 
 
+class StopResult(StrEnum):
+    """What a stop of many came to for one job."""
+
+    CANCELLED = "cancelled"
+    NOT_RUNNING = "job_not_running"
+    NOT_FOUND = "job_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class ManyStopped:
+    """What a stop of many came to, or would come to: each job that was meant, in order, and its result."""
+
+    results: tuple[tuple[str, StopResult], ...]
+
+    @property
+    def cancelled(self) -> int:
+        """How many were stopped by it."""
+        return sum(result is StopResult.CANCELLED for _, result in self.results)
+
+
+class TooManyJobsError(SluicegateError):
+    """A filter means more jobs than one call stops."""
+
+    code = "too_many_jobs"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"more than {most} jobs match", mend="narrow the filter, or stop them in several calls"
+        )
+
+
 class NothingToRunError(SluicegateError):
     """The layers asked for hold no pipeline."""
 
@@ -109,8 +153,9 @@ class JobManager:
         store: Where they are kept.
         ledger: How they are written.
         catalog: What can be run.
-        wake: Told the id of each job that was created or decided on, after it is durable. Without it nobody
-            executes here, and a stop of a job that has no running task is closed on the spot.
+        wake: Told of each job that was created or decided on, after it is durable. Without it nobody executes
+            here, and a stop of a job that has no running task is closed on the spot.
+        tables: The lake; what a rollback changes.
     """
 
     def __init__(
@@ -119,11 +164,15 @@ class JobManager:
         ledger: Ledger,
         clock: Clock,
         catalog: Catalog,
-        wake: Callable[[str], None] | None = None,
+        wake: Callable[[str, Job | None], None] | None = None,
+        tables: Tables | None = None,
     ) -> None:
         self._store, self._ledger, self._clock = store, ledger, clock
+        self.rollbacks = Rollbacks(store, ledger, clock, tables)
         self.catalog = catalog
         self.wake = wake
+        # What stops of a job's running tasks would cost, by task id; the executor knows.
+        self.outlook: Callable[[str], Mapping[str, Outlook]] = lambda _: {}
         self.executor_id: str | None = (
             None  # whose jobs new ones are from the start, sparing a claim
         )
@@ -179,7 +228,7 @@ class JobManager:
         )
         outcome = self._ledger.create(Change(job, made_from=0, plan=plan, events=(created,)))
         if isinstance(outcome, Accepted):
-            self._woken(job.job_id)
+            self._woken(outcome.job)
             return outcome.job, True
         if outcome.duplicate_of is not None:
             return self._store.get(outcome.duplicate_of), False
@@ -243,44 +292,237 @@ class JobManager:
             JobNotFoundError: There is no such job.
             JobNotRunningError: It had ended, or is stopping already and `force` was not asked for.
         """
-        now = self._clock.now()
-
-        def decide(job: Job) -> Change | None:
-            after = decide_cancel(job, request, now)
-            if after is job:
-                return None
-            kind = "job.escalated" if job.stopping else "job.cancelled"
-            return Change(
-                after,
-                made_from=job.version,
-                events=(Event(kind, job_id, now, data=_stop_facts(request)),),
-                logs=(LogEntry(job_id, now, _stop_line(request, kind)),),
-            )
-
         try:
-            written = self._ledger.write(job_id, decide)
+            written = self._ledger.write(job_id, _deciding_stop(request, self._clock.now()))
         except JobNotRunningError:
             if ignore_ended:
                 return self._store.get(job_id)
             raise
-        if self.wake is not None:
-            self._woken(job_id)
-            return written.job
-        return self._close_idle(written.job)
+        return self._decided(written.job)
 
-    def preview_cancel(self, job_id: str) -> StopPreview:
+    def _decided(self, job: Job) -> Job:
+        """A stop was stored: whoever executes the job is told; where nobody does, it is closed."""
+        if self.wake is None:
+            return self._close_idle(job)
+        self._woken(job)
+        return job
+
+    def cancel_many(self, job_ids: Sequence[str], request: StopRequest) -> ManyStopped:
+        """Stop many jobs. When this returns, each is stored as `cancelled`, or is none that can be stopped.
+
+        Raises: `StoreUnavailableError`: the store went away; the jobs before that are stopped.
+        """
+        wanted = list(dict.fromkeys(job_ids))
+        decide = _deciding_stop(request, self._clock.now())
+        results: list[tuple[str, StopResult]] = []
+        written = self._ledger.write_all([(job_id, decide) for job_id in wanted])
+        for job_id, came_to in zip(wanted, written, strict=True):
+            match came_to:
+                case Written(job):
+                    self._decided(job)
+                    results.append((job_id, StopResult.CANCELLED))
+                case JobNotRunningError():
+                    results.append((job_id, StopResult.NOT_RUNNING))
+                case JobNotFoundError():
+                    results.append((job_id, StopResult.NOT_FOUND))
+                case error:
+                    raise error
+        return ManyStopped(tuple(results))
+
+    def preview_cancel_many(self, job_ids: Sequence[str]) -> ManyStopped:
+        """Return what `cancel_many` would come to, changing nothing."""
+        results: list[tuple[str, StopResult]] = []
+        for job_id in dict.fromkeys(job_ids):
+            try:
+                ended = self._store.get(job_id).is_terminal
+            except JobNotFoundError:
+                results.append((job_id, StopResult.NOT_FOUND))
+            else:
+                results.append((job_id, StopResult.NOT_RUNNING if ended else StopResult.CANCELLED))
+        return ManyStopped(tuple(results))
+
+    def matching(self, query: JobQuery, *, most: int = MANY_MAX) -> Sequence[str]:
+        """Return the ids of the jobs that a filter means, newest first; without a status, those that have not ended.
+
+        Raises: `TooManyJobsError`: more than `most` match.
+        """
+        statuses = query.statuses or (JobStatus.PENDING, JobStatus.RUNNING)
+        query = replace(query, statuses=statuses, limit=MATCHED_PAGE)
+        found = []
+        while jobs := self._store.list(query):
+            found += [job.job_id for job in jobs]
+            if len(found) > most:
+                raise TooManyJobsError(most)
+            query = replace(query, before_job_id=found[-1])
+        return found
+
+    def cancel_task(self, job_id: str, task_id: str, request: StopRequest) -> JobDetails:
+        """Stop one task; what depends on it does not run, the rest of the job goes on.
+
+        Returns: the job with its tasks; `task_stops` of its header names the task from now on.
+
+        Raises:
+            JobNotFoundError, TaskNotFoundError: There is no such job, or no such task in it.
+            JobNotRunningError: The job has ended, or all of it is being stopped.
+            TaskNotRunningError: The task has ended, or is being stopped already.
+        """
+        now = self._clock.now()
+
+        def find() -> TaskRecord:
+            for task in self._store.tasks([job_id]):
+                if task.task_id == task_id:
+                    return task
+            raise TaskNotFoundError(job_id, task_id)
+
+        def decide(job: Job) -> Change | None:
+            task = find()
+            after = decide_task_cancel(job, task, request, now)
+            facts = {**_stop_facts(request), "pipeline": task.pipeline}
+            line = f"{task.pipeline}: {_stop_line(request, 'task')}"
+            return Change(
+                after,
+                made_from=job.version,
+                events=(Event("task.stopping", job_id, now, task_id, facts),),
+                logs=(LogEntry(job_id, now, line, task_id),),
+            )
+
+        self._store.get(job_id)
+        written = self._ledger.write(job_id, decide)
+        self._woken(written.job)
+        task = find()
+        if task.is_terminal and task.status is not TaskStatus.CANCELLED:
+            raise TaskNotRunningError(task_id, task.status)  # it ended in the very same moment
+        return self.get(job_id)
+
+    def preview_cancel(self, job_id: str, mode: StopMode = StopMode.GRACEFUL) -> StopPreview:
         """Return what a stop would do, changing nothing. Raises: `JobNotFoundError`, `JobNotRunningError`."""
         details = self.get(job_id)
         if details.job.is_terminal and not details.job.stopping:
             raise JobNotRunningError(job_id, details.job.status)
         running = tuple(t for t in details.tasks if t.status is TaskStatus.RUNNING)
+        outlook = self.outlook(job_id)
+        ahead = {task.task_id: outlook.get(task.task_id, NO_OUTLOOK) for task in running}
+        # Killing waits for no checkpoint, and who drains waits for the end: neither was observed.
+        graceful = mode is StopMode.GRACEFUL
+        lost = [one.lost_work_seconds for one in ahead.values()]
         return StopPreview(
             running=running,
             not_started=not_started(details.plan, details.tasks),
             kept=kept(details.tasks),
-            expected_stop_ms={task.task_id: None for task in running},
-            lost_work_seconds=None,
+            expected_stop_ms={
+                task_id: round(one.expected_stop_seconds * 1000, 1)
+                if graceful and one.expected_stop_seconds is not None
+                else None
+                for task_id, one in ahead.items()
+            },
+            lost_work_seconds=_total(lost) if mode is not StopMode.DRAIN else 0.0,
         )
+
+    # ---------------------------------------------------------------- go on, go back, again
+
+    def preview_resume(self, job_id: str) -> ResumePreview:
+        """Return what a resume would keep and run. Raises: as `resume`."""
+        details = self.get(job_id)
+        decide_resume(details.job, job_id)
+        return resuming.preview(details.job, details.plan, details.tasks)
+
+    def resume(self, job_id: str, *, user_id: str) -> Job:
+        """Go on with an ended job as a new one: the part of its plan that did not succeed.
+
+        Returns: the new job; it is `success` at once when nothing is left.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            JobNotResumableError: It runs, stops, has succeeded, or was resumed before.
+            PipelineNotFoundError: A pipeline that is left is not in the code any more.
+        """
+        details = self.get(job_id)
+        now, successor = self._clock.now(), new_id()
+
+        def decide(job: Job) -> Change | None:
+            after = decide_resume(job, successor)
+            left = resuming.what_is_left(job, details.plan, details.tasks)
+            self._check_declared(left)
+            new = replace(
+                self._again(job, left, user_id, "resume", now),
+                job_id=successor,
+                resumed_from=job_id,
+            )
+            if not left.steps:
+                new = replace(new, status=JobStatus.SUCCESS, completed_at=now, executor_id=None)
+            facts = {"resumed_by": successor}
+            return Change(
+                after,
+                made_from=job.version,
+                events=(Event("job.resumed", job_id, now, data=facts),),
+                logs=(LogEntry(job_id, now, f"resumed by {user_id} as job {successor}"),),
+                creates=_creation(new, left),
+            )
+
+        self._ledger.write(job_id, decide)
+        job = self._store.get(successor)
+        self._woken(job)
+        return job
+
+    def rerun(self, job_id: str, *, user_id: str) -> Job:
+        """Run the plan of a job again, from its beginning, with the same parameters.
+
+        Raises: `JobNotFoundError`; `PipelineNotFoundError`: a pipeline is not in the code any more.
+        """
+        details = self.get(job_id)
+        self._check_declared(details.plan)
+        job = self._again(details.job, details.plan, user_id, "rerun", self._clock.now())
+        outcome = self._ledger.create(_creation(job, details.plan))
+        assert isinstance(outcome, Accepted), "a new id without an idempotency key is not refused"
+        self._woken(outcome.job)
+        return outcome.job
+
+    def preview_rollback(self, job_id: str) -> tuple[TableRollback, ...]:
+        """Return what a rollback would put back. Raises: as `rollback`."""
+        details = self.get(job_id)
+        return self.rollbacks.preview(details.job, details.tasks)
+
+    def rollback(self, job_id: str, *, requested_by: str) -> Job:
+        """Put the tables that an ended job changed back to their content before it, all or none.
+
+        Returns: the job; its `rollback` names the tables.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            JobNotRolledBackError: It runs or stops, was rolled back before, or a table is being written.
+            SluicegateError: `table_changed`: another job has changed a table since. `content_gone`: what a table
+                held before was vacuumed.
+        """
+        details = self.get(job_id)
+        return self.rollbacks.roll_back(details.job, details.tasks, requested_by)
+
+    def _again(self, job: Job, plan: Plan, user_id: str, trigger: str, now: datetime) -> Job:
+        """A new job that runs `plan` as `job` was asked to."""
+        return Job(
+            job_id=new_id(),
+            job_name=job.job_name,
+            status=JobStatus.PENDING,
+            created_at=now,
+            total_tasks=len(plan.steps),
+            user_id=user_id,
+            trigger=trigger,
+            params=job.params,
+            labels=job.labels,
+            priority=job.priority,
+            timeout_seconds=job.timeout_seconds,
+            full_refresh=job.full_refresh,
+            code_version=self.catalog.code_version,
+            executor_id=self.executor_id,
+            lease=1 if self.executor_id else 0,
+        )
+
+    def _check_declared(self, plan: Plan) -> None:
+        """Raise `PipelineNotFoundError` for what is not in the code any more, where the code was loaded."""
+        if self.catalog.target is None:
+            return
+        for pipeline in plan.pipelines:
+            if pipeline not in self.catalog.specs:
+                raise PipelineNotFoundError(pipeline, self.catalog.specs)
 
     def _close_idle(self, job: Job) -> Job:
         """Close the stop of a job that nobody executes and that has no running task."""
@@ -296,9 +538,42 @@ class JobManager:
 
         return self._ledger.write(job.job_id, decide).job
 
-    def _woken(self, job_id: str) -> None:
+    def _woken(self, job: Job) -> None:
         if self.wake is not None:
-            self.wake(job_id)
+            self.wake(job.job_id, job)
+
+
+def _deciding_stop(request: StopRequest, now: datetime) -> Decide:
+    """The decision to stop a job, whichever it is made for."""
+
+    def decide(job: Job) -> Change | None:
+        after = decide_cancel(job, request, now)
+        if after is job:
+            return None
+        kind = "job.escalated" if job.stopping else "job.cancelled"
+        return Change(
+            after,
+            made_from=job.version,
+            events=(Event(kind, job.job_id, now, data=_stop_facts(request)),),
+            logs=(LogEntry(job.job_id, now, _stop_line(request, kind)),),
+        )
+
+    return decide
+
+
+def _creation(job: Job, plan: Plan) -> Change:
+    """The change that creates a job; one that is over already says so."""
+    now = job.created_at
+    events = [Event("job.created", job.job_id, now, data={"status": JobStatus.PENDING.value})]
+    if job.is_over:
+        events.append(Event("job.finished", job.job_id, now, data={"status": job.status.value}))
+    return Change(job, made_from=0, plan=plan, events=tuple(events))
+
+
+def _total(seconds: Sequence[float | None]) -> float | None:
+    """The sum; `None` when a part of it is not known."""
+    known = [one for one in seconds if one is not None]
+    return round(sum(known), 3) if len(known) == len(seconds) else None
 
 
 def not_started(plan: Plan, tasks: Sequence[TaskRecord]) -> tuple[str, ...]:
@@ -359,17 +634,6 @@ def _stop_while_waiting(job: Job, now: datetime) -> TaskStop | None:
         stopped_at=now,
         latency_ms=latency_ms(receipt.requested_at, now),
     )
-
-
-def new_id() -> str:
-    """Return a UUIDv7: ids of one process sort by creation, to a quarter of a microsecond; the rest is random.
-
-    Source: RFC 9562, sections 5.7 and 6.2 (method 3: the 12 bits of rand_a hold the fraction of the millisecond).
-    """
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
-    fraction = nanoseconds * 4096 // 1_000_000
-    random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
-    return str(uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random))
 
 
 def _default_name(request: RunRequest) -> str:

@@ -157,6 +157,23 @@ class Ledger:
         self._queue.put(_Urgent([_Item(job_id, decide, done)]))
         return future.result()
 
+    def write_all(self, asked: Sequence[tuple[str, Decide]]) -> list[Written | BaseException]:
+        """Queue many decisions and wait until they are durable; other writers get their turn in between.
+
+        Returns: per decision, in order, what it came to, or what it or the store raised.
+        """
+        results: list[Written | BaseException] = []
+        for n in range(0, len(asked), BATCH_MAX):
+            some = asked[n : n + BATCH_MAX]
+            futures: list[Future[Written | BaseException]] = [Future() for _ in some]
+            items = [
+                _Item(job_id, decide, future.set_result)
+                for (job_id, decide), future in zip(some, futures, strict=True)
+            ]
+            self._queue.put(_Urgent(list(items)))
+            results += [future.result() for future in futures]
+        return results
+
     def create(self, change: Change) -> Accepted | Refused:
         """Store a new job and wait until it is durable."""
         future: Future[Accepted | Refused] = Future()

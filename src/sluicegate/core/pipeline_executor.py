@@ -13,9 +13,9 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -26,11 +26,12 @@ from sluicegate.core.conclusions import (
     RECOVERIES_EXHAUSTED,
     conclude,
     end_lines,
-    is_stopped_by_job,
+    is_stopped,
     says_too_little,
     told,
 )
 from sluicegate.core.hub import Hub
+from sluicegate.core.ids import new_id
 from sluicegate.core.job import (
     Event,
     Job,
@@ -41,16 +42,20 @@ from sluicegate.core.job import (
     StopMode,
     TaskRecord,
     TaskStatus,
+    TaskStop,
 )
-from sluicegate.core.job_manager import JobManager, RunRequest, close_job, new_id, task_finished
+from sluicegate.core.job_manager import JobManager, RunRequest, close_job, task_finished
 from sluicegate.core.job_run import JobRun
 from sluicegate.core.ledger import Decide, Done, Ledger, Written
+from sluicegate.core.pace import Outlook, Pace
 from sluicegate.core.ports import (
     Assignment,
     Change,
+    CheckpointsPassed,
     Clock,
     Executor,
     PermitAsked,
+    RemoteStopped,
     Settled,
     ShieldChanged,
     Store,
@@ -65,7 +70,7 @@ from sluicegate.core.ports import (
     Workers,
     Writer,
 )
-from sluicegate.core.receipt import Cause
+from sluicegate.core.receipt import Cause, RemoteStop, latency_ms
 from sluicegate.core.stops import TaskStopping
 from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.core.table_book import TableBook
@@ -93,9 +98,10 @@ MEAN_OF_TASKS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class _Woken:
-    """A job was created or decided on."""
+    """A job was created or decided on; `job` is its header as it was stored then, where that is known."""
 
     job_id: str
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +128,12 @@ class _Active:
     run: JobRun
     pipeline: str
     since: float
+    pace: Pace
+    heard_at: float  # when it last passed a checkpoint or made progress
     timer: _Timer | None = None
+    stall_timer: _Timer | None = None
     shielded_until: float | None = None
+    remote: dict[int, RemoteStop] = field(default_factory=dict)
     progress_stored: float = 0.0
     progress_told: float = 0.0
     over: bool = False  # nothing that was asked while it ran may be stored after its end
@@ -172,6 +182,7 @@ class PipelineExecutor:
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
         self._starting: set[str] = set()
+        self._ending: set[str] = set()  # tasks that waited for another attempt and get none
         # Decisions and settlings under way; nothing is handed back before they are known.
         self._unanswered = 0
         self._stops: dict[str, TaskStopping] = {}
@@ -204,9 +215,28 @@ class PipelineExecutor:
         self._post(self._recover)
         self._thread.start()
 
-    def wake(self, job_id: str) -> None:
-        """Look at a job now: it was created, or a stop of it was decided."""
-        self._inbox.put(_Woken(job_id))
+    def wake(self, job_id: str, job: Job | None = None) -> None:
+        """Look at a job now: it was created, or a stop was decided. `job` is its header as it was stored then."""
+        self._inbox.put(_Woken(job_id, job))
+
+    def tables_freed(self, tables: Sequence[str]) -> None:
+        """Look at tables now: a rollback, which took them without this executor, has let go of them."""
+
+        def look() -> None:
+            for table in tables:
+                self._book.forget(table)
+                self._table_is_free(table)
+
+        self._post(look)
+
+    def outlook(self, job_id: str) -> dict[str, Outlook]:
+        """Return what a graceful stop of each running task of a job would cost now. May be called from any thread."""
+        now = self._clock.monotonic()
+        return {
+            task_id: active.pace.outlook(now, self._policy(active.pipeline))
+            for task_id, active in list(self._active.items())
+            if active.run.job.job_id == job_id
+        }
 
     def execute_pipeline(self, pipeline: str, *, user_id: str = "local", **options: Any) -> Job:
         """Run one pipeline, by id. Returns the job; it goes on in the background.
@@ -289,8 +319,10 @@ class PipelineExecutor:
         match message:
             case _Call(do):
                 do()
-            case _Woken(job_id):
-                self._look_at(job_id)
+            case _Woken(job_id, job):
+                # One that is not held here is read: it may have ended or changed hands since.
+                known = job if job_id in self._runs else None
+                self._look_at(known or self._store.get(job_id))
             case PermitAsked(task_id):
                 self._permit(task_id)
             case TaskEnded():
@@ -302,6 +334,8 @@ class PipelineExecutor:
                     stopping.where = where
             case ShieldChanged(task_id, until_seconds):
                 self._shield(task_id, until_seconds)
+            case RemoteStopped():
+                self._remote_stopped(message)
             case _:
                 self._note(message)
 
@@ -399,13 +433,14 @@ class PipelineExecutor:
             return
         before, run.job = run.job, job
         self._touched[job.job_id] = run
-        if job.cancellation != before.cancellation and self._is_held(run):
+        decided = job.cancellation != before.cancellation or job.task_stops != before.task_stops
+        if decided and self._is_held(run):
             self._after_decision(run)
 
     # ---------------------------------------------------------------- jobs come and go
 
-    def _look_at(self, job_id: str) -> None:
-        job = self._store.get(job_id)
+    def _look_at(self, job: Job) -> None:
+        job_id = job.job_id
         if (run := self._runs.get(job_id)) is not None:
             if self._mine(job, run):
                 self._saw(run, job)
@@ -415,7 +450,7 @@ class PipelineExecutor:
             return
         elif any(active.run.job.job_id == job_id for active in self._active.values()):
             # Its tasks of an earlier holding are being ended here; only then may they run again.
-            self._pause(lambda: self._look_at(job_id))
+            self._pause(lambda: self._look_at(self._store.get(job_id)))
         elif job.executor_id == self.executor_id:
             self._adopt(job)
         else:
@@ -426,6 +461,19 @@ class PipelineExecutor:
             # One that was created here meanwhile has its own message.
             if job.job_id not in self._runs and job.executor_id != self.executor_id:
                 self._claim(job)
+        self._finish_rollbacks_aside()
+
+    def _finish_rollbacks_aside(self) -> None:
+        self._side.submit(self._finish_rollbacks)
+
+    def _finish_rollbacks(self) -> None:
+        try:
+            self._manager.rollbacks.finish()
+        except StoreUnavailableError as error:
+            log.warning("store_unavailable error=%s", error.what)
+            self._post(lambda: self._pause(self._finish_rollbacks_aside))
+        except SluicegateError:
+            log.exception("rollback_failed")
 
     def _claim(self, seen: Job) -> None:
         """Take over a job. A stop and a hand-back are no recovery; only running tasks that nobody watched are."""
@@ -503,24 +551,44 @@ class PipelineExecutor:
     def _after_decision(self, run: JobRun) -> None:
         """Act on the stored header: a cancelled job's tasks are stopped, unless they may finish (`drain`)."""
         self._touched[run.job.job_id] = run
+        self._stop_alone(run)
         receipt = run.job.cancellation
         if run.job.status is not JobStatus.CANCELLED or receipt is None:
             return
         self.cancelled_jobs.add(run.job.job_id)
         mode = StopMode(receipt.mode)
+        if mode is StopMode.DRAIN:  # a task's own time, or a stop of it alone, still ends it
+            return
         for task_id, active in self._active.items():
-            if active.run is not run:
-                continue
-            if (stopping := self._stops.get(task_id)) is not None:
-                if mode is not StopMode.DRAIN:  # there a task's own time still ends it
-                    stopping.mode = mode
-                    stopping.cause, stopping.requested_by = receipt.cause, receipt.requested_by
-                    stopping.reason = receipt.reason
-            elif mode is not StopMode.DRAIN:
-                # Its tasks are of this process's own life, so the ladder begins now: wall clocks may lie.
+            if active.run is run:
                 self._stop(
                     task_id, active, mode, receipt.cause, receipt.requested_by, receipt.reason
                 )
+
+    def _stop_alone(self, run: JobRun) -> None:
+        """Stop those tasks of a job that were asked to stop alone; one that waits for another attempt ends here."""
+        for task_id, stop in run.job.task_stops.items():
+            if (active := self._active.get(task_id)) is not None and active.run is run:
+                self._stop(task_id, active, stop.mode, Cause.USER, stop.requested_by, stop.reason)
+        for record in list(run.records.values()):
+            if record.status is TaskStatus.PENDING and record.task_id in run.job.task_stops:
+                self._end_waiting(run, record)
+
+    def _end_waiting(self, run: JobRun, record: TaskRecord) -> None:
+        """A task that was stopped alone in the pause before another attempt."""
+        if record.task_id in self._starting or record.task_id in self._ending or self._closing:
+            return  # refused, its start comes back here; handed back, the next holder does this
+        self._ending.add(record.task_id)
+        now, stop = self._clock.now(), run.job.task_stops[record.task_id]
+        task_stop = TaskStop(
+            cause=Cause.USER.value,
+            requested_by=stop.requested_by,
+            reason=stop.reason,
+            stage=Stage.CHECKPOINT.value,
+            stopped_at=now,
+            latency_ms=latency_ms(stop.requested_at, now),
+        )
+        self._end(run, record, Ended(TaskEvent.CANCEL, now, record.stats, stop=task_stop))
 
     def _stop(
         self,
@@ -531,6 +599,15 @@ class PipelineExecutor:
         requested_by: str | None,
         reason: str | None,
     ) -> None:
+        """Have a task stop, or tell the stop that is under way of a stronger one; it is never made milder."""
+        if (stopping := self._stops.get(task_id)) is not None:
+            escalates = mode is StopMode.FORCE and stopping.mode is not StopMode.FORCE
+            if stopping.is_own_timeout or escalates:
+                stopping.mode = mode
+                stopping.cause, stopping.requested_by = cause, requested_by
+                stopping.reason = reason
+            return
+        # It is of this process's own life, so the ladder begins now: wall clocks may lie.
         now = self._clock.monotonic()
         policy = self._policy(active.pipeline)
         stopping = TaskStopping(task_id, now, policy, mode, cause, requested_by, reason)
@@ -619,22 +696,85 @@ class PipelineExecutor:
     def _has_table(self, run: JobRun, pipeline: str) -> bool:
         """Whether the table is free; if not, the pipeline waits in line for it, holding no worker."""
         try:
-            if self._book.writer(pipeline).is_free:
-                return True
+            holder = self._book.writer(pipeline)
         except StoreUnavailableError:
             run.give_back(pipeline)
             raise
+        if holder.is_free:
+            return True
+        spec = self._manager.catalog.specs.get(pipeline)
+        on_conflict = spec.on_conflict if spec is not None else "queue"
+        if on_conflict == "reject":
+            self._reject(run, pipeline, holder)
+            return False
+        if on_conflict == "cancel_running" and holder.job_id is not None:
+            why = f"job {run.job.job_id} writes {pipeline} instead"
+            request = StopRequest(run.job.user_id, why, cause=Cause.SUPERSEDED.value)
+            self._cancel_later(holder.job_id, request)
         run.put_aside(pipeline)
         self._book.wait(run.job.job_id, pipeline)
         return False
 
+    def _reject(self, run: JobRun, pipeline: str, holder: Writer) -> None:
+        """The table is another job's, and the pipeline does not wait: its attempt starts and fails in one write."""
+        now = self._clock.now()
+        record = self._record(run, pipeline, now)
+        error = (
+            f"table_busy: {pipeline} is being written by job {holder.job_id}\nrun it again later"
+        )
+        ended = TaskEnded(record.task_id, "failed", record.stats, error=error)
+        self._starting.add(record.task_id)
+
+        def judged(job: Job) -> tuple[Job, TaskRecord, Ended, float]:
+            started, task = start_task(job, record, now)
+            spec = self._manager.catalog.specs.get(pipeline)
+            came_to = conclude(
+                started, task, ended, None, spec, closing=False, now=now, monotonic=0.0
+            )
+            after, task = end_attempt(started, came_to.record, came_to.ended)
+            return after, task, came_to.ended, came_to.pause_seconds
+
+        def decide(job: Job) -> Change | None:
+            if self._is_refused(job, run, record):
+                return None
+            after, task, came_to, _ = judged(job)
+            kind = "task.waiting" if came_to.event is TaskEvent.WAIT else "task.finished"
+            return Change(
+                after,
+                made_from=job.version,
+                tasks=(task,),
+                events=(*_start_events(job, task, now), task_finished(task, now, kind)),
+                logs=end_lines(task, came_to),
+            )
+
+        def then(written: Written) -> None:
+            self._starting.discard(record.task_id)
+            if not written.changed:
+                self._start_refused(run, pipeline, written.job)
+            elif self._is_held(run):
+                _, task, _, pause = judged(replace(written.job, status=JobStatus.RUNNING))
+                run.records[pipeline] = task
+                self._saw(run, written.job)
+                self._watch_timeout(run)
+                self._follow_up(run, task, pause)
+
+        self._write(run.job.job_id, decide, then, lambda: self._starting.discard(record.task_id))
+
+    @staticmethod
+    def _record(run: JobRun, pipeline: str, now: datetime) -> TaskRecord:
+        """The task that the next attempt of a pipeline belongs to."""
+        return run.records.get(pipeline) or TaskRecord(
+            new_id(), run.job.job_id, pipeline, TaskStatus.RUNNING, started_at=now
+        )
+
+    def _is_refused(self, job: Job, run: JobRun, task: TaskRecord) -> bool:
+        """Whether an attempt may not start: the job or the task was stopped, or the job taken over."""
+        return job.is_terminal or not self._mine(job, run) or task.task_id in job.task_stops
+
     def _start(self, run: JobRun, pipeline: str) -> None:
         now = self._clock.now()
         free = self._book.writer(pipeline)
-        record = run.records.get(pipeline) or TaskRecord(
-            new_id(), run.job.job_id, pipeline, TaskStatus.RUNNING, started_at=now
-        )
-        task = replace(record, epoch=free.epoch + 1)
+        task = replace(self._record(run, pipeline, now), epoch=free.epoch + 1)
         writer = self._book.take(task)
         self._starting.add(task.task_id)
 
@@ -644,26 +784,15 @@ class PipelineExecutor:
             self._table_is_free(pipeline)
 
         def decide(job: Job) -> Change | None:
-            if job.is_terminal or not self._mine(job, run):
+            if self._is_refused(job, run, task):
                 return None
             after, started = start_task(job, task, now)
-            events = [
-                Event(
-                    "task.started",
-                    job.job_id,
-                    now,
-                    task.task_id,
-                    {"pipeline": pipeline, "attempt": task.attempt},
-                )
-            ]
-            if job.status is JobStatus.PENDING:
-                events.insert(0, Event("job.started", job.job_id, now, data={"status": "running"}))
             return Change(
                 after,
                 made_from=job.version,
                 tasks=(started,),
                 writers=(writer,),
-                events=tuple(events),
+                events=_start_events(job, task, now),
             )
 
         self._write(
@@ -682,7 +811,8 @@ class PipelineExecutor:
         _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
-        active = _Active(run, task.pipeline, since=self._clock.monotonic())
+        since = self._clock.monotonic()
+        active = _Active(run, task.pipeline, since, Pace(since), heard_at=since)
         self._active[task.task_id] = active
         if spec is None:
             self._saw(run, written.job)
@@ -699,6 +829,8 @@ class PipelineExecutor:
             active.timer = self._later(
                 spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds)
             )
+        if spec.stall_timeout_seconds is not None:
+            self._watch_stall(task.task_id, active, spec.stall_timeout_seconds)
         self._handing.append(
             Assignment(
                 job_id=run.job.job_id,
@@ -733,14 +865,34 @@ class PipelineExecutor:
         else:
             self._book.put_back(before)
             self._table_is_free(task.pipeline)
+        self._start_refused(run, task.pipeline, written.job)
+
+    def _start_refused(self, run: JobRun, pipeline: str, job: Job) -> None:
         if not self._is_held(run):
             return
-        if self._mine(written.job, run):
-            run.give_back(task.pipeline)
+        if self._mine(job, run):
+            run.give_back(pipeline)
             self._queue(run)
-            self._saw(run, written.job)
+            self._saw(run, job)
+            self._stop_alone(run)
         else:
             self._drop(run.job.job_id)
+
+    def _watch_stall(self, task_id: str, active: _Active, stall_seconds: float) -> None:
+        """Stop an attempt that passes no checkpoint and makes no progress; a shield is no stall."""
+
+        def look() -> None:
+            if self._active.get(task_id) is not active or task_id in self._stops:
+                return
+            now = self._clock.monotonic()
+            left = max(active.heard_at, active.shielded_until or 0.0) + stall_seconds - now
+            if left > 0:
+                active.stall_timer = self._later(left, look)
+                return
+            reason = f"it passed no checkpoint and made no progress for {stall_seconds:g} s"
+            self._stop(task_id, active, StopMode.GRACEFUL, Cause.STALL, None, reason)
+
+        active.stall_timer = self._later(stall_seconds, look)
 
     def _out_of_time(self, task: TaskRecord, timeout_seconds: float | None) -> None:
         active = self._active.get(task.task_id)
@@ -760,6 +912,7 @@ class PipelineExecutor:
             return
         run, pipeline = active.run, active.pipeline
         record = run.records[pipeline]
+        active.heard_at = self._clock.monotonic()
         run.records[pipeline] = replace(record, permits=record.permits + 1)
         draining = run.job.cancellation is not None and run.job.cancellation.mode == StopMode.DRAIN
         alone = task_id in self._stops or (self._closing and not draining)
@@ -798,13 +951,16 @@ class PipelineExecutor:
         if active is None:
             return
         record = active.run.records[active.pipeline]
-        now = self._clock.monotonic()
+        now = active.heard_at = self._clock.monotonic()
         match event:
+            case CheckpointsPassed(_, interval_seconds):
+                active.pace.passed(now, interval_seconds)
             case TaskOpened(_, inputs):
                 active.run.records[active.pipeline] = replace(record, inputs=inputs)
             case UnitCommitted(_, stats):
                 record = replace(record, stats=stats)
                 active.run.records[active.pipeline] = record
+                active.pace.committed(now)
                 self._store_record(active, "task.committed", {"rows": stats.rows})
             case TaskProgressed(_, progress):
                 record = replace(record, progress=progress)
@@ -846,8 +1002,18 @@ class PipelineExecutor:
         now = self._clock.monotonic()
         if active := self._active.get(task_id):
             active.shielded_until = None if until_seconds is None else now + until_seconds
+            active.heard_at = now
         if stopping := self._stops.get(task_id):
             stopping.shield(now, until_seconds)
+
+    def _remote_stopped(self, event: RemoteStopped) -> None:
+        """Keep what became of work elsewhere; what is not called before the task is gone stays unconfirmed."""
+        if (active := self._active.get(event.task_id)) is None:
+            return
+        if event.outcome == "forgotten":
+            active.remote.pop(event.number, None)
+        else:
+            active.remote[event.number] = RemoteStop(event.what, event.outcome, event.tries)
 
     # ---------------------------------------------------------------- tasks end
 
@@ -860,17 +1026,20 @@ class PipelineExecutor:
         active.over = True
         lasted = self._clock.monotonic() - active.since
         self._mean_seconds += (lasted - self._mean_seconds) / MEAN_OF_TASKS
-        if active.timer is not None:
-            active.timer.cancel()
+        for timer in (active.timer, active.stall_timer):
+            if timer is not None:
+                timer.cancel()
+        remote = tuple(active.remote.values())
         run, record = active.run, active.run.records[active.pipeline]
         if not self._is_held(run):
             return
         if ended.outcome == "lost" or says_too_little(record, ended):
             self._settle(
-                record, lambda settled: self._conclude(run, record, told(ended, settled), stopping)
+                record,
+                lambda settled: self._conclude(run, record, told(ended, settled), stopping, remote),
             )
         else:
-            self._conclude(run, record, ended, stopping)
+            self._conclude(run, record, ended, stopping, remote)
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
         """Read the table's log aside; the table is the truth after a crash.
@@ -901,10 +1070,10 @@ class PipelineExecutor:
 
         def then(settled: Settled) -> None:
             exhausted = run.job.recoveries > RECOVERIES_MAX
-            if settled.complete or run.job.is_terminal or exhausted:
+            stopping = self._stopped_elsewhere(run, record, Stage.KILL)
+            if settled.complete or stopping is not None or run.job.is_terminal or exhausted:
                 message = RECOVERIES_EXHAUSTED if exhausted and not run.job.is_terminal else None
                 ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
-                stopping = self._stopped_by_job(run, record, Stage.KILL)
                 self._conclude(run, record, told(ended, settled), stopping)
             elif self._is_held(run):
                 why = "taken up again after a crash"
@@ -913,33 +1082,32 @@ class PipelineExecutor:
 
         self._settle(record, then)
 
-    def _stopped_by_job(
+    def _stopped_elsewhere(
         self, run: JobRun, record: TaskRecord, delivered: Stage
     ) -> TaskStopping | None:
-        """The stop of a task that nothing was delivered to from here: its job's."""
-        receipt = run.job.cancellation
-        if receipt is None:
-            return None
+        """The stop of a task that nothing was delivered to from here: its job's, or its own."""
         now = self._clock.monotonic()
-        return TaskStopping(
-            record.task_id,
-            now,
-            DEFAULT_POLICY,
-            StopMode(receipt.mode),
-            receipt.cause,
-            receipt.requested_by,
-            receipt.reason,
-            delivered=delivered,
-        )
+        by = partial(TaskStopping, record.task_id, now, DEFAULT_POLICY, delivered=delivered)
+        if (receipt := run.job.cancellation) is not None:
+            mode = StopMode(receipt.mode)
+            return by(mode, receipt.cause, receipt.requested_by, receipt.reason)
+        if (stop := run.job.task_stops.get(record.task_id)) is not None:
+            return by(stop.mode, Cause.USER, stop.requested_by, stop.reason)
+        return None
 
     def _conclude(
-        self, run: JobRun, record: TaskRecord, ended: TaskEnded, stopping: TaskStopping | None
+        self,
+        run: JobRun,
+        record: TaskRecord,
+        ended: TaskEnded,
+        stopping: TaskStopping | None,
+        remote: tuple[RemoteStop, ...] = (),
     ) -> None:
         """Decide what an attempt came to, and store it."""
         if not self._is_held(run):
             return
-        if stopping is None and is_stopped_by_job(run.job, ended, closing=self._closing):
-            stopping = self._stopped_by_job(run, record, Stage.CHECKPOINT)
+        if stopping is None and is_stopped(run.job, record, ended, closing=self._closing):
+            stopping = self._stopped_elsewhere(run, record, Stage.CHECKPOINT)
         conclusion = conclude(
             run.job,
             record,
@@ -949,6 +1117,7 @@ class PipelineExecutor:
             closing=self._closing,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
+            remote=remote,
         )
         self._end(run, conclusion.record, conclusion.ended, conclusion.pause_seconds)
 
@@ -973,6 +1142,7 @@ class PipelineExecutor:
             )
 
         def then(written: Written) -> None:
+            self._ending.discard(record.task_id)
             if not self._is_held(run):
                 return
             if not written.changed:
@@ -992,6 +1162,10 @@ class PipelineExecutor:
         self._touched[run.job.job_id] = run
         if task.status is not TaskStatus.PENDING:
             run.end(task.pipeline, succeeded=task.status is TaskStatus.SUCCESS)
+        elif task.task_id in run.job.task_stops and not run.job.is_terminal:
+            run.give_back(task.pipeline)
+            self._end_waiting(run, task)  # a retry does not bring back what was stopped
+            return
         elif pause and not run.job.is_terminal:
             run.put_aside(task.pipeline)
             self._later(pause, lambda: self._retry(run, task.pipeline))
@@ -1062,3 +1236,12 @@ class PipelineExecutor:
 
     def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
         self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
+
+
+def _start_events(job: Job, task: TaskRecord, now: datetime) -> tuple[Event, ...]:
+    """The events of an attempt's start; the job's first one starts the job."""
+    facts = {"pipeline": task.pipeline, "attempt": task.attempt}
+    started = Event("task.started", job.job_id, now, task.task_id, facts)
+    if job.status is not JobStatus.PENDING:
+        return (started,)
+    return Event("job.started", job.job_id, now, data={"status": "running"}), started

@@ -14,6 +14,7 @@ from sluicegate.core.job import (
     Job,
     JobQuery,
     LogEntry,
+    TableRollback,
     TaskInput,
     TaskProgress,
     TaskRecord,
@@ -61,11 +62,13 @@ class Change:
     writers: tuple[Writer, ...] = ()
     events: tuple[Event, ...] = ()
     logs: tuple[LogEntry, ...] = ()
+    # A new job, stored with this change or not at all; with a plan and events, and no idempotency key.
+    creates: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The change is durable. `events` are those of the change, with their ids."""
+    """The change is durable. `events` are those of the change and of the job it creates, with their ids."""
 
     job: Job
     events: tuple[Event, ...] = ()
@@ -135,6 +138,10 @@ class JobStore(Protocol):
 
     def writers(self, tables: Sequence[str]) -> dict[str, Writer]:
         """Return the writer row of each table; one that never had a writer is `Writer(table)`."""
+        ...
+
+    def held_writers(self) -> Sequence[Writer]:
+        """Return the writer of each table that a task or a rollback holds."""
         ...
 
     def commit(self, changes: Sequence[Change]) -> Sequence[Outcome]:
@@ -255,6 +262,18 @@ class UnitCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointsPassed:
+    """The task has passed a checkpoint just now.
+
+    `interval_seconds` is the mean between its checkpoints since it last said so, weighed by length: what a stop meets
+    that comes at any moment.
+    """
+
+    task_id: str
+    interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskProgressed:
     """The task said how far it is."""
 
@@ -325,6 +344,7 @@ WorkerEvent = (
     TaskOpened
     | PermitAsked
     | UnitCommitted
+    | CheckpointsPassed
     | TaskProgressed
     | TaskLogged
     | ShieldChanged
@@ -379,6 +399,17 @@ class Tables(Protocol):
 
     def settle(self, table: str, task_id: str) -> Settled:
         """Read from the table's log what the task committed. A table that does not exist has nothing."""
+        ...
+
+    def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
+        """Return how to put a table back to its content before a job; `None`: the job changed nothing there.
+
+        Raises: `JobNotRolledBackError`: another job or program has changed it since, or the old content is gone.
+        """
+        ...
+
+    def roll_back(self, step: TableRollback, writer: Writer) -> None:
+        """Put a table back, under the epoch that `writer` took. Done before, it is not done again."""
         ...
 
     def list_tables(self) -> list[dict[str, Any]]:

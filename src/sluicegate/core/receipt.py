@@ -72,6 +72,10 @@ class Receipt:
     stopped: tuple[Stopped, ...] = ()
     remote: tuple[RemoteStop, ...] = ()
     outcome: StopOutcome | None = None
+    # Of a stop that could not be confirmed in time: when it was at last.
+    confirmed_at: datetime | None = None
+    # What this platform lacks to end whole trees.
+    missing_means: tuple[str, ...] = ()
 
     def with_stopped(self, stopped: Stopped, remote: Iterable[RemoteStop] = ()) -> Receipt:
         """Add one task that is gone."""

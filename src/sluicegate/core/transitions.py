@@ -13,13 +13,18 @@ from typing import Final
 
 from sluicegate.core.job import (
     Job,
+    JobNotResumableError,
+    JobNotRolledBackError,
     JobNotRunningError,
     JobStatus,
+    Rollback,
     StopMode,
+    TaskNotRunningError,
     TaskRecord,
     TaskStats,
     TaskStatus,
     TaskStop,
+    TaskStopRequest,
 )
 from sluicegate.core.receipt import Cause, Kept, Receipt, Stopped
 from sluicegate.errors import SluicegateError
@@ -194,7 +199,8 @@ def _noted(receipt: Receipt | None, task: TaskRecord) -> Receipt | None:
             stop.latency_ms,
             stop.processes_killed,
             stop.where,
-        )
+        ),
+        stop.remote,
     )
 
 
@@ -226,6 +232,80 @@ def decide_cancel(job: Job, request: StopRequest, now: datetime) -> Job:
     )
 
 
+def decide_task_cancel(job: Job, task: TaskRecord, request: StopRequest, now: datetime) -> Job:
+    """Decide to stop one task of a job that goes on. One that is being stopped can be escalated to `force`.
+
+    Raises:
+        JobNotRunningError: the job has ended, or all of it is being stopped.
+        TaskNotRunningError: the task has ended, or is being stopped already and `force` was not asked for.
+    """
+    if job.is_terminal:
+        raise JobNotRunningError(job.job_id, job.status, stopping=job.stopping)
+    known = job.task_stops.get(task.task_id)
+    if task.is_terminal:
+        raise TaskNotRunningError(task.task_id, task.status)
+    if known is not None:
+        if request.mode is not StopMode.FORCE:
+            raise TaskNotRunningError(task.task_id, task.status, stopping=True)
+        stop = replace(known, mode=StopMode.FORCE)
+    else:
+        stop = TaskStopRequest(now, request.requested_by, request.reason, request.mode)
+    return replace(job, task_stops={**job.task_stops, task.task_id: stop})
+
+
+def decide_rollback(job: Job, rollback: Rollback) -> Job:
+    """Decide to take back what an ended job has published.
+
+    Raises: `JobNotRolledBackError`: it runs, stops or was rolled back before.
+    """
+    if not job.is_over:
+        raise JobNotRolledBackError(
+            job.job_id,
+            "job_not_ended",
+            "it is still stopping" if job.stopping else f"it is {job.status.value}",
+            "wait until it has ended, or cancel it",
+        )
+    if job.rollback is not None:
+        done = job.rollback.finished_at is not None
+        raise JobNotRolledBackError(
+            job.job_id,
+            "already_rolled_back" if done else "rolling_back",
+            "that was done already" if done else "that is being done already",
+            "get the job to see its tables",
+        )
+    return replace(job, rollback=rollback)
+
+
+def decide_resume(job: Job, resumed_by: str) -> Job:
+    """Decide that an ended job goes on as the job `resumed_by`; once.
+
+    Raises: `JobNotResumableError`: it runs, stops, has succeeded, or was resumed before.
+    """
+    if not job.is_over:
+        raise JobNotResumableError(
+            job,
+            "job_not_ended",
+            "it is still stopping" if job.stopping else f"it is {job.status.value}",
+            "wait until it has ended",
+        )
+    if job.status is JobStatus.SUCCESS:
+        raise JobNotResumableError(
+            job, "job_succeeded", "all of it has succeeded", "rerun it to run it again"
+        )
+    if job.resumed_by is not None:
+        raise JobNotResumableError(
+            job,
+            "already_resumed",
+            f"it goes on as job {job.resumed_by}",
+            f"look at job {job.resumed_by}, and resume that one if it has ended",
+        )
+    if job.rollback is not None and job.rollback.finished_at is None:
+        raise JobNotResumableError(
+            job, "rolling_back", "it is being rolled back", "try again in a moment"
+        )
+    return replace(job, resumed_by=resumed_by)
+
+
 def may_commit(job: Job, task: TaskRecord, *, stopping_alone: bool, lease: int) -> str | None:
     """Return why a commit is refused now, or `None` when it is permitted (contract section 3, rule 4)."""
     draining = job.cancellation is not None and job.cancellation.mode == StopMode.DRAIN
@@ -233,7 +313,7 @@ def may_commit(job: Job, task: TaskRecord, *, stopping_alone: bool, lease: int) 
         return "the job is cancelled"
     if job.is_terminal and not draining:
         return f"the job has ended with status {job.status}"
-    if stopping_alone:
+    if stopping_alone or task.task_id in job.task_stops:
         return "the task is being stopped"
     if task.status is not TaskStatus.RUNNING:
         return f"the task is {task.status}"

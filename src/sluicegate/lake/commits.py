@@ -8,7 +8,10 @@ creators of a table exactly one writes version 0.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from sluicegate.lake.data_files import DataFile
@@ -25,6 +29,14 @@ from sluicegate.lake.log import APP_ID, entry_path
 BLANK_COLUMN: Final = "_sluicegate_blank"
 """The only column of a table that was fenced before it had content; Delta Lake wants one."""
 
+DRAFT_PREFIX: Final = ".sluicegate-"
+"""How a log entry is named that has not got its version yet; then its task, its attempt, 8 hex digits."""
+
+CHECKPOINT_EVERY_VERSIONS: Final = 100  # as deltalake does by itself
+WRITER_VERSION_MAX: Final = (
+    3  # append-only tables, invariants and check constraints; we look for each
+)
+_KNOWN_FEATURES: Final = {"timestampNtz", "appendOnly", "invariants", "checkConstraints"}
 _BLANK_SCHEMA: Final = pa.schema([(BLANK_COLUMN, pa.bool_())])
 _CONFIGURATION: Final = {
     "delta.enableExpiredLogCleanup": "false",  # the log is our memory
@@ -54,6 +66,25 @@ class WriterIdentity:
             "attempt": self.attempt,
             "epoch": self.epoch,
             **more,
+        }
+
+
+@dataclass(frozen=True)
+class RemovedFile:
+    """A file of the table that a commit takes out of it; `path` is as the log has it."""
+
+    path: str
+    bytes: int
+
+    def action(self, now_ms: int) -> dict[str, Any]:
+        """Return it as the log wants it."""
+        return {
+            "path": self.path,
+            "deletionTimestamp": now_ms,
+            "dataChange": True,
+            "extendedFileMetadata": True,
+            "partitionValues": {},
+            "size": self.bytes,
         }
 
 
@@ -95,7 +126,7 @@ def create(
         configuration=_CONFIGURATION,
         commit_properties=properties(who, facts),
     )
-    _flush_entry(folder, 0)
+    flush_entry(folder, 0)
 
 
 def add(
@@ -116,10 +147,94 @@ def add(
         commit_properties=properties(who, facts),
     )
     version = table.version() + 1
-    _flush_entry(folder, version)
+    flush_entry(folder, version)
     table.update_incremental()
     if table.version() != version:  # somebody was quick; the next commit has to meet it
         table.load_as_version(version)
+
+
+def replace_files(
+    table: DeltaTable,
+    folder: Path,
+    files: list[DataFile],
+    removed: list[RemovedFile],
+    who: WriterIdentity,
+    facts: dict[str, Any],
+) -> None:
+    """Write the next version: `files` instead of those `removed`, the rest as it is.
+
+    deltalake can only add files, or replace all of them. So the entry is ours: a file that is whole before it gets its
+    name by a link, which fails if another was first.
+
+    Raises: `CommitFailedError`: somebody else has written this version.
+
+    Source: Delta Transaction Log Protocol, "Add File and Remove File", "Transaction Identifiers", "Commit Provenance
+    Information"; link(2): EEXIST.
+    """
+    now_ms = int(time.time() * 1000)
+    info = {
+        "timestamp": now_ms,
+        "operation": "MERGE",
+        "operationParameters": {},
+        "engineInfo": APP_ID,
+        APP_ID: json.dumps(facts, separators=(",", ":")),
+    }
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": info},
+        {"txn": {"appId": APP_ID, "version": who.epoch, "lastUpdated": now_ms}},
+    ]
+    actions += [{"remove": item.action(now_ms)} for item in removed]
+    actions += [
+        {
+            "add": {
+                "path": item.name,
+                "partitionValues": {},
+                "size": item.bytes,
+                "modificationTime": now_ms,
+                "dataChange": True,
+                "stats": item.stats,
+            }
+        }
+        for item in files
+    ]
+    version = table.version() + 1
+    entry = entry_path(folder, version)
+    draft = entry.with_name(f"{DRAFT_PREFIX}{who.task_id}-{who.attempt}-{secrets.token_hex(4)}")
+    try:
+        draft.write_text("\n".join(json.dumps(action) for action in actions) + "\n")
+        flush_to_disk(draft)
+        os.link(draft, entry)
+    except FileExistsError as error:
+        raise CommitFailedError(f"version {version} is there already") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    flush_to_disk(entry.parent)
+    table.update_incremental()
+    if table.version() != version:
+        table.load_as_version(version)
+    if version % CHECKPOINT_EVERY_VERSIONS == 0:
+        with contextlib.suppress(DeltaError, OSError):  # it only makes reading the log faster
+            table.create_checkpoint()
+
+
+def unsupported_feature(table: DeltaTable) -> str | None:
+    """Return what another program gave the table that an entry of our own would break, or `None`."""
+    protocol, settings = table.protocol(), table.metadata().configuration
+    strange = {
+        *(protocol.writer_features or ()),
+        *(protocol.reader_features or ()),
+    } - _KNOWN_FEATURES
+    if strange:
+        return f"the table feature {min(strange)}"
+    if protocol.min_writer_version > WRITER_VERSION_MAX and not protocol.writer_features:
+        return f"writer version {protocol.min_writer_version}"
+    for name in sorted(settings):
+        if name.startswith("delta.constraints.") or (
+            name in ("delta.appendOnly", "delta.enableChangeDataFeed")
+            and settings[name].lower() == "true"
+        ):
+            return f"the property {name}"
+    return None
 
 
 def fence(table: DeltaTable, folder: Path, who: WriterIdentity) -> None:
@@ -168,7 +283,7 @@ def _adds(files: list[DataFile]) -> list[Any]:
     return [AddAction(item.name, item.bytes, {}, now_ms, True, item.stats) for item in files]
 
 
-def _flush_entry(folder: Path, version: int) -> None:
+def flush_entry(folder: Path, version: int) -> None:
     """Make the entry as durable as the data that it names."""
     entry = entry_path(folder, version)
     flush_to_disk(entry)

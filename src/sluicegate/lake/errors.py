@@ -89,6 +89,32 @@ class TableMovedError(SluicegateError):
         self.table, self.version, self.seen = table, version, seen
 
 
+class TableChangedError(SluicegateError):
+    """Somebody else changed a table after a job that is to be taken back."""
+
+    code = "table_changed"
+
+    def __init__(self, table: str, job_id: str, by: str, version: int) -> None:
+        super().__init__(
+            f"cannot roll back job {job_id!r}: {by} changed table {table!r} since, in version {version}",
+            mend="roll that back first, or run the pipeline again with full_refresh",
+        )
+        self.table, self.job_id, self.version = table, job_id, version
+
+
+class ContentGoneError(SluicegateError):
+    """What a table held before a job cannot be read any more."""
+
+    code = "content_gone"
+
+    def __init__(self, table: str, job_id: str) -> None:
+        super().__init__(
+            f"cannot roll back job {job_id!r}: what table {table!r} held before it was removed",
+            mend="run the pipeline again with full_refresh",
+        )
+        self.table, self.job_id = table, job_id
+
+
 class SchemaMismatchError(SluicegateError):
     """The columns of an output are not the columns of its table."""
 
@@ -108,6 +134,12 @@ class OutputTypeError(SluicegateError):
     """A pipeline returned or yielded something that cannot become rows of a table."""
 
     code = "output_type"
+
+
+class MergeKeysError(SluicegateError):
+    """The rows of a unit cannot be matched by key: a key is null, there twice, or no column at all."""
+
+    code = "merge_keys"
 
 
 class InputMissingError(SluicegateError):

@@ -171,7 +171,7 @@ def current_content(folder: Path, version: int) -> Content:
     while version >= 0 and (entry := read_entry(folder, version)) is not None:
         read += 1
         if entry.operation == "RESTORE":
-            version = _restored_version(folder, entry)
+            version = restored_version(folder, entry)
             continue
         ours = entry.ours or {}
         if ours.get("kind") == "data":
@@ -222,7 +222,7 @@ def _our_metadata(raw: object) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "kind" in value else None
 
 
-def _restored_version(folder: Path, restore: LogEntry) -> int:
+def restored_version(folder: Path, restore: LogEntry) -> int:
     """Return the version that a RESTORE brought back; always an earlier one, so walks end."""
     raw = restore.parameters.get("version")
     if raw not in (None, "", "null"):

@@ -98,6 +98,7 @@ def judge(changes: Sequence[Change], stored: Stored) -> Batch:
             or version != change.made_from
             or duplicate_of is not None
             or not _writers_match(batch, stored, change.writers)
+            or (change.creates is not None and change.creates.job.job_id in stored.versions)
         ):
             refused.add(job_id)
             batch.verdicts.append(Rejection(job_id, pending, duplicate_of))
@@ -151,4 +152,6 @@ def _accept(batch: Batch, change: Change, *, is_new: bool) -> Accepted:
     if change.logs:
         logs, batch.counters = number_logs(change.logs, batch.counters)
         batch.logs += logs
+    if change.creates is not None:
+        events += _accept(batch, change.creates, is_new=True).events
     return Accepted(job, events)

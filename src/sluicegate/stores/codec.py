@@ -20,12 +20,16 @@ from sluicegate.core.job import (
     Job,
     JobStatus,
     LogEntry,
+    Rollback,
+    StopMode,
+    TableRollback,
     TaskInput,
     TaskProgress,
     TaskRecord,
     TaskStats,
     TaskStatus,
     TaskStop,
+    TaskStopRequest,
 )
 from sluicegate.core.plan import Plan, PlanStep
 from sluicegate.core.ports import Executor, Writer
@@ -76,12 +80,14 @@ def encode_job(job: Job) -> dict[str, Any]:
         "lease": job.lease,
         "recoveries": job.recoveries,
         "version": job.version,
+        "task_stops": _encode_task_stops(job.task_stops) if job.task_stops else None,
+        "rollback": None if job.rollback is None else _encode_rollback(job.rollback),
     }
 
 
 def decode_job(row: Row) -> Job:
     """Return the job whose header is `row`."""
-    receipt = row["cancellation"]
+    receipt, task_stops, rollback = row["cancellation"], row["task_stops"], row["rollback"]
     return Job(
         job_id=row["job_id"],
         job_name=row["job_name"],
@@ -106,6 +112,8 @@ def decode_job(row: Row) -> Job:
         code_version=row["code_version"],
         error=row["error"],
         cancellation=None if receipt is None else _decode_receipt(receipt),
+        task_stops={} if task_stops is None else _decode_task_stops(task_stops),
+        rollback=None if rollback is None else _decode_rollback(rollback),
         idempotency_key=row["idempotency_key"],
         executor_id=row["executor_id"],
         lease=row["lease"],
@@ -137,6 +145,7 @@ def _encode_receipt(receipt: Receipt) -> str:
             "mode": receipt.mode,
             "escalated_at": _optional_instant(receipt.escalated_at),
             "stopped_at": _optional_instant(receipt.stopped_at),
+            "confirmed_at": _optional_instant(receipt.confirmed_at),
             "latency_ms": receipt.latency_ms,
             "not_started": receipt.not_started,
             "kept": [
@@ -153,9 +162,8 @@ def _encode_receipt(receipt: Receipt) -> str:
                 }
                 for s in receipt.stopped
             ],
-            "remote": [
-                {"what": r.what, "outcome": r.outcome, "tries": r.tries} for r in receipt.remote
-            ],
+            "remote": [_remote(one) for one in receipt.remote],
+            "missing_means": receipt.missing_means,
             "outcome": None if receipt.outcome is None else receipt.outcome.value,
         }
     )
@@ -171,6 +179,8 @@ def _decode_receipt(text: str) -> Receipt:
             "cause": Cause(value["cause"]),
             "escalated_at": _maybe_instant(value["escalated_at"]),
             "stopped_at": _maybe_instant(value["stopped_at"]),
+            "confirmed_at": _maybe_instant(value.get("confirmed_at")),
+            "missing_means": tuple(value.get("missing_means", ())),
             "not_started": tuple(value["not_started"]),
             "kept": tuple(Kept(**kept) for kept in value["kept"]),
             "stopped": tuple(
@@ -179,6 +189,55 @@ def _decode_receipt(text: str) -> Receipt:
             "remote": tuple(RemoteStop(**remote) for remote in value["remote"]),
             "outcome": None if outcome is None else StopOutcome(outcome),
         }
+    )
+
+
+def _encode_task_stops(task_stops: Mapping[str, TaskStopRequest]) -> str:
+    return _to_json(
+        {
+            task_id: {
+                "requested_at": encode_instant(stop.requested_at),
+                "requested_by": stop.requested_by,
+                "reason": stop.reason,
+                "mode": stop.mode.value,
+            }
+            for task_id, stop in task_stops.items()
+        }
+    )
+
+
+def _decode_task_stops(text: str) -> dict[str, TaskStopRequest]:
+    return {
+        task_id: TaskStopRequest(
+            decode_instant(value["requested_at"]),
+            value["requested_by"],
+            value["reason"],
+            StopMode(value["mode"]),
+        )
+        for task_id, value in json.loads(text).items()
+    }
+
+
+def _encode_rollback(rollback: Rollback) -> str:
+    return _to_json(
+        {
+            "rollback_id": rollback.rollback_id,
+            "requested_at": encode_instant(rollback.requested_at),
+            "requested_by": rollback.requested_by,
+            "tables": [[t.table, t.from_version, t.to_version] for t in rollback.tables],
+            "finished_at": _optional_instant(rollback.finished_at),
+        }
+    )
+
+
+def _decode_rollback(text: str) -> Rollback:
+    value = json.loads(text)
+    return Rollback(
+        value["rollback_id"],
+        decode_instant(value["requested_at"]),
+        value["requested_by"],
+        tuple(TableRollback(*one) for one in value["tables"]),
+        _maybe_instant(value["finished_at"]),
     )
 
 
@@ -299,6 +358,7 @@ def _encode_stop(stop: TaskStop) -> str:
             "latency_ms": stop.latency_ms,
             "processes_killed": stop.processes_killed,
             "where": stop.where,
+            "remote": [_remote(one) for one in stop.remote],
         }
     )
 
@@ -306,7 +366,12 @@ def _encode_stop(stop: TaskStop) -> str:
 def _decode_stop(text: str) -> TaskStop:
     value = json.loads(text)
     stopped_at, where = decode_instant(value["stopped_at"]), tuple(value["where"])
-    return TaskStop(**{**value, "stopped_at": stopped_at, "where": where})
+    remote = tuple(RemoteStop(**one) for one in value.get("remote", ()))
+    return TaskStop(**{**value, "stopped_at": stopped_at, "where": where, "remote": remote})
+
+
+def _remote(stop: RemoteStop) -> dict[str, Any]:
+    return {"what": stop.what, "outcome": stop.outcome, "tries": stop.tries}
 
 
 def encode_writer(writer: Writer) -> dict[str, Any]:

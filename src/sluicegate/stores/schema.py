@@ -69,6 +69,8 @@ jobs: Final = Table(
     Column("lease", BigInteger, nullable=False),
     Column("recoveries", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("task_stops", Text),
+    Column("rollback", Text),
     Index("jobs_by_status", "status", "job_id"),
     Index("jobs_by_created_at", "created_at", "job_id"),
     Index("jobs_by_idempotency_key", "idempotency_key", unique=True),

@@ -164,6 +164,12 @@ class SqlStore:
                     found[writer.table] = writer
         return found
 
+    def held_writers(self) -> list[Writer]:
+        """Return the writer of each table that a task or a rollback holds."""
+        statement = select(writers).where(writers.c.task_id.is_not(None))
+        with self._read() as connection:
+            return [codec.decode_writer(row) for row in connection.execute(statement).mappings()]
+
     # ---------------------------------------------------------------- the one write of jobs
 
     def commit(self, changes: Sequence[Change]) -> list[Outcome]:

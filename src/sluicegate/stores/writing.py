@@ -113,6 +113,7 @@ class BatchWriter:
         """Read what the changes are judged by. The counters come first: they keep other writers out."""
         before = self.hold_counters(connection)
         job_ids = {change.job.job_id: None for change in changes}
+        job_ids |= {c.creates.job.job_id: None for c in changes if c.creates is not None}
         tables = {writer.table: None for change in changes for writer in change.writers}
         keys = {
             codec.encode_text(key): None

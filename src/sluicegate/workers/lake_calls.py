@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sluicegate.core.job import TaskStats
-from sluicegate.core.ports import Settled
+from sluicegate.core.job import TableRollback, TaskStats
+from sluicegate.core.ports import Settled, Writer
+from sluicegate.lake import rollback
+from sluicegate.lake.commits import WriterIdentity
 from sluicegate.lake.tables import Lake
 
 
@@ -16,6 +18,12 @@ def answer(settings: Mapping[str, Any], call: str, arguments: Mapping[str, Any])
     tables = LakeTables(settings["lake"])
     if call == "settle":
         return asdict(tables.settle(**arguments))
+    if call == "plan_rollback":
+        step = tables.plan_rollback(**arguments)
+        return None if step is None else asdict(step)
+    if call == "roll_back":
+        step, writer = arguments["step"], arguments["writer"]
+        return tables.roll_back(TableRollback(**step), Writer(**writer))
     if call == "list_tables":
         return tables.list_tables()
     return tables.describe(**arguments)
@@ -32,6 +40,17 @@ class LakeTables:
         found = self._lake.settle(table, task_id)
         stats = TaskStats(found.rows, found.bytes, found.files, found.units, found.version)
         return Settled(stats, found.complete)
+
+    def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
+        """Return how to put a table back to its content before a job; `None`: the job changed nothing there."""
+        step = rollback.plan(self._lake.path(table), table, job_id)
+        return None if step is None else TableRollback(table, step.from_version, step.to_version)
+
+    def roll_back(self, step: TableRollback, writer: Writer) -> None:
+        """Put a table back, under the epoch that `writer` took."""
+        who = WriterIdentity(writer.job_id or "", writer.task_id or "", 1, writer.epoch)
+        folder = self._lake.path(step.table)
+        rollback.apply(folder, step.table, rollback.Step(step.from_version, step.to_version), who)
 
     def list_tables(self) -> list[dict[str, Any]]:
         """Return `name`, `version`, `row_count` and `columns` of each table."""

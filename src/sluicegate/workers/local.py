@@ -21,14 +21,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sluicegate.core.cancellation import Stage
-from sluicegate.core.job import LogEntry, TaskInput, TaskProgress, TaskStats
+from sluicegate.core.job import LogEntry, TableRollback, TaskInput, TaskProgress, TaskStats
 from sluicegate.core.ports import (
     Assignment,
+    CheckpointsPassed,
     PermitAsked,
     RemoteStopped,
     Settled,
@@ -40,6 +41,7 @@ from sluicegate.core.ports import (
     TaskProgressed,
     UnitCommitted,
     WorkerEvent,
+    Writer,
 )
 from sluicegate.errors import SluicegateError
 from sluicegate.problems import LoadError, Problem
@@ -56,6 +58,7 @@ CLOSE_SECONDS: Final = 8.0
 CALL_SECONDS: Final = 120.0
 LOAD_SECONDS: Final = 300.0
 RESPAWN_PAUSE_SECONDS: Final = 0.5
+ASK_AGAIN_SECONDS: Final = 0.5
 LAKE_MODULES: Final = (
     "sluicegate.lake.writer",
     "sluicegate.lake.inputs",
@@ -101,7 +104,8 @@ class _Worker:
     stage: Stage | None = None
     exit_status: int | None = None
     closing: bool = False  # a kill or sweep was asked of the guard
-    killed: int | None = None  # and answered
+    killed_so_far: int = 0
+    killed: int | None = None  # and answered: nothing of it is left
     lost_guard: bool = False
     born_at: float = field(default_factory=time.monotonic)
     used: bool = False
@@ -139,6 +143,7 @@ class LocalWorkers:
         self._waiting: deque[Assignment] = deque()
         self._numbers = iter(range(1, sys.maxsize))
         self._kills: dict[int, _Worker] = {}
+        self._ask_again: list[tuple[float, int]] = []  # when, and which of the kills
         self._calls: dict[int, Future[Any]] = {}
         self._reader: _Worker | None = None
         self._loading: Future[list[PipelineSpec]] | None = None
@@ -255,6 +260,15 @@ class LocalWorkers:
         """Read from the table's log what the task committed."""
         found = self._call("settle", table=table, task_id=task_id)
         return Settled(TaskStats(**found["stats"]), found["complete"])
+
+    def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
+        """Return how to put a table back to its content before a job; `None`: the job changed nothing there."""
+        step = self._call("plan_rollback", table=table, job_id=job_id)
+        return None if step is None else TableRollback(**step)
+
+    def roll_back(self, step: TableRollback, writer: Writer) -> None:
+        """Put a table back, under the epoch that `writer` took."""
+        self._call("roll_back", step=asdict(step), writer=asdict(writer))
 
     def list_tables(self) -> list[dict[str, Any]]:
         """Return `name`, `version`, `row_count` and `columns` of each table."""
@@ -394,6 +408,7 @@ class LocalWorkers:
                 if self._refill_at is not None and time.monotonic() >= self._refill_at:
                     self._refill_at = None
                     self._fill_pool()
+                self._ask_again_when_due()
                 self._resume_paused()
                 for key, _ in ready:
                     if key.fileobj in self._selector.get_map():
@@ -403,6 +418,7 @@ class LocalWorkers:
         """How long nothing has to be done unless something is heard."""
         now = time.monotonic()
         waits = [at - now for at in (self._restart_at, self._refill_at) if at is not None]
+        waits += [at - now for at, _ in self._ask_again]
         if self._paused:
             waits.append(CONGESTED_PAUSE_SECONDS)
         return max(0.0, min(waits)) if waits else None
@@ -448,10 +464,19 @@ class LocalWorkers:
         if "zygote" in message:
             self._zygote_process = find(message["zygote"])
             return
-        worker = self._kills.pop(message.get("id", 0), None)
-        if worker is not None:
-            worker.killed = message["killed"]
-            self._finish(worker)
+        number = message["id"]
+        worker = self._kills.get(number)
+        if worker is None:
+            return
+        worker.killed_so_far += message["killed"]
+        if message["left"]:
+            # A task that has left a process is not stopped, and is not told as stopped.
+            log.warning("process_not_ended worker=%s left=%s", worker.number, message["left"])
+            self._ask_again.append((time.monotonic() + ASK_AGAIN_SECONDS, number))
+            return
+        del self._kills[number]
+        worker.killed = worker.killed_so_far
+        self._finish(worker)
 
     def _from_zygote(self, message: Message) -> None:
         if "spawned" in message:
@@ -553,6 +578,15 @@ class LocalWorkers:
         number = next(self._numbers)
         self._kills[number] = worker
         self._send_control({"kill": list(worker.process), "id": number})
+
+    def _ask_again_when_due(self) -> None:
+        """Have the guard try once more to end what a worker left."""
+        now = time.monotonic()
+        due = [number for at, number in self._ask_again if at <= now]
+        self._ask_again = [one for one in self._ask_again if one[0] > now]
+        for number in due:
+            if number in self._kills:
+                self._send_control({"sweep": True, "id": number})
 
     def _finish(self, worker: _Worker) -> None:
         """Report a task's end once its worker has exited and nothing that it started is left."""
@@ -819,6 +853,8 @@ def _event(task: Assignment, message: Message) -> WorkerEvent | None:
         case "progress":
             progress = TaskProgress(message["done"], message["total"], message["unit"])
             return TaskProgressed(task.task_id, progress)
+        case "checkpoints":
+            return CheckpointsPassed(task.task_id, message["interval"])
         case "shield":
             return ShieldChanged(task.task_id, message["seconds"])
         case "remote":

@@ -101,7 +101,7 @@ class World:
     def cancel_elsewhere(self, job_id: str, mode: StopMode = StopMode.GRACEFUL) -> None:
         """Another process stops the job; nobody is woken here."""
         ledger = DirectLedger(self.store, lambda _: None)
-        other = JobManager(self.store, ledger, self.clock, self.catalog, wake=lambda _: None)
+        other = JobManager(self.store, ledger, self.clock, self.catalog, wake=lambda *_: None)
         other.cancel(job_id, StopRequest("ann", "enough", mode))
 
     def steal(self, job_id: str) -> None:

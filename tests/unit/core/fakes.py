@@ -20,6 +20,7 @@ from sluicegate.core.job import (
     JobNotFoundError,
     JobQuery,
     LogEntry,
+    TableRollback,
     TaskRecord,
     TaskStats,
     TaskStatus,
@@ -38,6 +39,7 @@ from sluicegate.core.ports import (
     Writer,
 )
 from sluicegate.core.store_errors import KeyExistsError, KeyNotFoundError, StoreUnavailableError
+from sluicegate.errors import SluicegateError
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -147,6 +149,10 @@ class MemoryStore:
         with self._open() as kept:
             return {table: kept.writers.get(table, Writer(table)) for table in tables}
 
+    def held_writers(self) -> Sequence[Writer]:
+        with self._open() as kept:
+            return [writer for writer in kept.writers.values() if not writer.is_free]
+
     def commit(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         self.before_commit()
         with self._open() as kept:
@@ -245,6 +251,7 @@ class MemoryStore:
             kept.writers.get(w.table, Writer(w.table)).revision == w.revision
             for w in change.writers
         )
+        fits = fits and (change.creates is None or change.creates.job.job_id not in kept.jobs)
         if job_id in spoiled or duplicate is not None or not fits:
             spoiled.add(job_id)
             return Refused(stored, duplicate)
@@ -258,6 +265,10 @@ class MemoryStore:
         events = tuple(replace(e, event_id=n) for n, e in enumerate(change.events, first_id))
         kept.events += events
         self._keep_logs(kept, change.logs)
+        if change.creates is not None:
+            created = self._judge(kept, change.creates, set())
+            assert isinstance(created, Accepted)
+            events += created.events
         return Accepted(job, events)
 
     @staticmethod
@@ -335,6 +346,15 @@ class DirectLedger(Ledger):
             raise results[0]
         return results[0]
 
+    def write_all(self, asked: Sequence[tuple[str, Decide]]) -> list[Written | BaseException]:
+        results: list[Written | BaseException] = []
+        for job_id, decide in asked:
+            try:
+                results.append(self.write(job_id, decide))
+            except SluicegateError as error:
+                results.append(error)
+        return results
+
     def create(self, change: Change) -> Accepted | Refused:
         future: Future[Accepted | Refused] = Future()
         self._queue.put(_Urgent([_Creation(change, future)]))
@@ -405,10 +425,23 @@ class FakeTables:
     def __init__(self) -> None:
         self.settled: dict[str, Settled] = {}
         self.asked: list[str] = []
+        self.rollbacks: dict[str, TableRollback] = {}
+        self.rolled_back: list[tuple[str, int]] = []
+        self.broken = False
 
     def settle(self, table: str, task_id: str) -> Settled:
         self.asked.append(task_id)
         return self.settled.get(task_id, Settled(TaskStats(), complete=False))
+
+    def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
+        del job_id
+        return self.rollbacks.get(table)
+
+    def roll_back(self, step: TableRollback, writer: Writer) -> None:
+        if self.broken:
+            raise StoreUnavailableError("lake", "its disk is full", mend="make room")
+        if (step.table, writer.epoch) not in self.rolled_back:
+            self.rolled_back.append((step.table, writer.epoch))
 
     def list_tables(self) -> list[dict[str, Any]]:
         return []

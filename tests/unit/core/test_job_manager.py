@@ -9,7 +9,8 @@ import pytest
 from executor_world import spec
 from fakes import T0, DirectLedger, FakeClock, MemoryStore
 
-from sluicegate.core import job_manager
+from sluicegate.core import ids as ids_module
+from sluicegate.core.ids import new_id
 from sluicegate.core.job import (
     Job,
     JobNotFoundError,
@@ -29,7 +30,6 @@ from sluicegate.core.job_manager import (
     RunRequest,
     StopRequest,
     close_job,
-    new_id,
 )
 from sluicegate.core.plan import PipelineNotFoundError, Plan, PlanStep
 from sluicegate.core.ports import Change
@@ -47,7 +47,7 @@ class Managed:
         self.store, self.clock = MemoryStore(), FakeClock()
         self.woken: list[str] = []
         ledger = DirectLedger(self.store, lambda _: None)
-        wake = self.woken.append if awake else None
+        wake = (lambda job_id, _job: self.woken.append(job_id)) if awake else None
         self.manager = JobManager(self.store, ledger, self.clock, CATALOG, wake)
 
     def stored(self, *tasks: TaskRecord, **fields: Any) -> Job:
@@ -88,7 +88,7 @@ def test_ids_sort_by_the_instant_to_a_quarter_of_a_microsecond(
     instants = [1_700_000_000_000_000_000 + n * 250 for n in (0, 1, 2, 3999, 4000, 4001, 10**9)]
     ids = []
     for instant in instants:
-        monkeypatch.setattr(job_manager.time, "time_ns", lambda at=instant: at)
+        monkeypatch.setattr(ids_module.time, "time_ns", lambda at=instant: at)
         ids.append(new_id())
     assert ids == sorted(ids)
     assert len({i[:18] for i in ids}) == len(ids)
@@ -101,7 +101,7 @@ def test_ids_sort_by_the_instant_to_a_quarter_of_a_microsecond(
 def test_a_job_is_stored_with_its_plan_before_anyone_is_woken() -> None:
     """The executor must find what it is told of."""
     world = Managed()
-    world.manager.wake = lambda job_id: world.woken.append(world.store.get(job_id).job_id)
+    world.manager.wake = lambda job_id, _: world.woken.append(world.store.get(job_id).job_id)
     job, new = world.manager.create(RunRequest(labels={"team": "x"}, priority=3), user_id="ann")
     assert (new, job.status, job.total_tasks, job.code_version) == (
         True,
@@ -215,7 +215,7 @@ def test_a_stop_is_stored_before_anyone_is_woken() -> None:
     world = Managed()
     world.stored(running_tasks=1)
     seen: list[JobStatus] = []
-    world.manager.wake = lambda job_id: seen.append(world.store.get(job_id).status)
+    world.manager.wake = lambda job_id, _: seen.append(world.store.get(job_id).status)
     job = world.manager.cancel("j", StopRequest("ann", "why"))
     assert (job.status, job.stopping, seen) == (JobStatus.CANCELLED, True, [JobStatus.CANCELLED])
     assert [e.type for e in world.store.events()] == ["job.cancelled"]

@@ -359,7 +359,7 @@ def test_a_change_right_behind_our_entry_is_met_by_the_next_unit(
 ) -> None:
     """What comes between our commit and our look at the table must not pass for our own."""
     put(lake, 1, 1)
-    real = commits._flush_entry
+    real = commits.flush_entry
 
     def flush(folder: Path, version: int) -> None:
         real(folder, version)
@@ -367,7 +367,7 @@ def test_a_change_right_behind_our_entry_is_met_by_the_next_unit(
 
     made = opened(lake, 2)
     made.write([{"n": 2}])
-    monkeypatch.setattr(commits, "_flush_entry", flush)
+    monkeypatch.setattr(commits, "flush_entry", flush)
     stats = made.commit()
     monkeypatch.undo()
     assert stats is not None

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 from sluicegate.core.store_errors import StoreTooNewError
 
 # The revision that this version of the code reads and writes: the newest file in `versions/`.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 
 # Alembic hands its configuration to `env.py` through module globals.
 _one_at_a_time = threading.Lock()
