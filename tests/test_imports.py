@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lake": {"core", *DECLARE},
     "stores": {"core", "errors", "durations"},
     "workers": {"core", "lake", *DECLARE},
+    "remote": {"errors", "stop_callbacks", "task", "workers.process_tree"},
     "api": {"core", "errors", "durations", "spec"},
     "config": {"errors", "durations"},
     "home": {"errors"},

@@ -37,6 +37,16 @@ def test_a_stop_is_no_error_that_user_code_can_swallow_by_accident() -> None:
     assert issubclass(sluicegate.SluicegateError, Exception)
 
 
+def test_the_helpers_for_work_elsewhere_are_exactly_the_promised_ones() -> None:
+    """`from sluicegate import remote`; a module of its own, since its names are those of drivers."""
+    from sluicegate import remote
+
+    helpers = {"bigquery", "duckdb", "postgresql", "spark", "subprocess"}
+    assert set(remote.__all__) == {*helpers, "RemoteNotStoppableError", "RemoteWork"}
+    for name in remote.__all__:
+        assert (getattr(remote, name).__doc__ or "").strip(), name
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     """It is imported by every worker and every command: frameworks and drivers come when they are used."""
     heavy = (
@@ -51,7 +61,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         "uvicorn",
         "httpx",
         "rich",
+        "psycopg",
+        "google",
+        "pyspark",
     )
-    code = f"import sys, sluicegate; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, sluicegate, sluicegate.remote; print([m for m in {heavy!r} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
