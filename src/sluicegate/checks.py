@@ -53,8 +53,10 @@ def check(specs: Sequence[PipelineSpec], *, complete: bool = True) -> list[Probl
     """
     known = {spec.pipeline_id for spec in specs}
     problems = [*_bad_names(specs), *_duplicates(specs)]
+    commands = {spec.pipeline_id for spec in specs if spec.kind == "command"}
     for spec in specs:
         problems += _reads_above(spec)
+        problems += _reads_commands(spec, commands)
         if complete:
             problems += _unknown_upstreams(spec, known)
             problems += [
@@ -97,6 +99,16 @@ def _reads_above(spec: PipelineSpec) -> Iterator[Problem]:
                 spec,
                 f"reads {upstream}, which is in a layer above {spec.layer}",
                 f"read from {spec.layer} or below, or move this pipeline up",
+            )
+
+
+def _reads_commands(spec: PipelineSpec, commands: set[str]) -> Iterator[Problem]:
+    for one in spec.inputs:
+        if one.table in commands:
+            yield _problem(
+                spec,
+                f"reads {one.table}, which is a command and fills no table",
+                f'wait for it with depends_on=["{one.table}"], and read what it wrote yourself',
             )
 
 

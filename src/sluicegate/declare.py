@@ -1,4 +1,4 @@
-"""`bronze`, `silver`, `gold` and `table`: functions and SQL queries become pipelines.
+"""`bronze`, `silver`, `gold` and `table`: functions, SQL queries and programs become pipelines.
 
 Declaring imports no dataframe library: the server reads every declaration and must stay light.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from types import CodeType
 from typing import Any, Final, Unpack, overload
 
 from sluicegate.input_kinds import KINDS, TASK, kind_of, shown_annotation
-from sluicegate.options import PipelineOptions, SqlOptions, settle
+from sluicegate.options import CommandOptions, PipelineOptions, SqlOptions, settle
 from sluicegate.problems import DeclarationError, Problem
 from sluicegate.queries import QueryError, tables_read
 from sluicegate.spec import LAYERS, FileParameter, PipelineSpec, TableInput
@@ -37,7 +38,7 @@ __all__ = [
 
 
 class Pipeline:
-    """A declared pipeline: what is known of it (`spec`), and its function (`None` for SQL).
+    """A declared pipeline: what is known of it (`spec`), and its function, if it has one.
 
     Calling it calls the function, so that a pipeline can be tested like any other function.
     """
@@ -50,9 +51,8 @@ class Pipeline:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function, as written, with your own inputs."""
         if self.function is None:
-            raise TypeError(
-                f"{self.spec.pipeline_id} is a SQL pipeline; run its spec.query instead"
-            )
+            what = "a SQL pipeline; run its spec.query" if self.spec.query else "a command; run it"
+            raise TypeError(f"{self.spec.pipeline_id} is {what} instead")
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -109,6 +109,18 @@ class Layer:
         caller = sys._getframe(1)
         draft = _Draft(f"{self.name}.{name}", caller.f_code.co_filename, caller.f_lineno)
         return _declare_query(draft, query, options)
+
+    def command(
+        self, name: str, argv: Sequence[str], **options: Unpack[CommandOptions]
+    ) -> Pipeline:
+        """Declare a pipeline that is a program; it fills no table, and stops as a whole tree.
+
+        Args:
+            argv: The program and its arguments; no shell reads them.
+        """
+        caller = sys._getframe(1)
+        draft = _Draft(f"{self.name}.{name}", caller.f_code.co_filename, caller.f_lineno)
+        return _declare_command(draft, argv, options)
 
     def __repr__(self) -> str:
         return f"<Layer {self.name}>"
@@ -294,7 +306,7 @@ def _source_of(code: CodeType) -> str:
 
 def _declare_query(draft: _Draft, query: str, options: Mapping[str, Any]) -> Pipeline:
     text = textwrap.dedent(query).strip()
-    settled = settle(options, draft.complain, sql=True)
+    settled = settle(options, draft.complain, kind="sql")
     try:
         read = tables_read(text)
     except QueryError as error:
@@ -303,3 +315,21 @@ def _declare_query(draft: _Draft, query: str, options: Mapping[str, Any]) -> Pip
     settled["depends_on"] = tuple(dict.fromkeys([*settled["depends_on"], *read]))
     inputs = tuple(TableInput(upstream, upstream, "duckdb.DuckDBPyRelation") for upstream in read)
     return draft.finish(None, kind="sql", inputs=inputs, query=text, source=text, **settled)
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+def _declare_command(draft: _Draft, argv: object, options: Mapping[str, Any]) -> Pipeline:
+    settled = settle(options, draft.complain, kind="command")
+    command: tuple[str, ...] = ()
+    if isinstance(argv, (list, tuple)) and argv and all(isinstance(one, str) for one in argv):
+        command = tuple(argv)
+    else:
+        draft.complain(
+            f"a command must be a list of texts, got {argv!r}",
+            'write the program and its arguments: ["dbt", "build"]',
+        )
+    return draft.finish(
+        None, kind="command", command=command, source=json.dumps(command), **settled
+    )

@@ -15,21 +15,36 @@ from sluicegate.errors import SluicegateError
 Complain = Callable[[str, str], None]
 """Called with what is wrong and its mend; the declaration goes on, so that all is found at once."""
 
+Kind = Literal["python", "sql", "command"]
+"""What a pipeline is: a function, a query, or a program."""
+
 STAGES: Final = ("interrupt_after", "terminate_after", "kill_after")
+# The first of each is the default.
+MODES: Final = ("overwrite", "append", "merge")
+SCHEMAS: Final = ("strict", "evolve")
+CONFLICTS: Final = ("queue", "reject", "cancel_running")
 
 
-class SqlOptions(TypedDict, total=False):
-    """What `layer.sql(name, query, ...)` takes; durations are seconds or text such as `"10m"`."""
+class CommandOptions(TypedDict, total=False):
+    """What `layer.command(name, argv, ...)` takes; durations are seconds or text such as `"10m"`."""
 
-    mode: Literal["overwrite", "append"]
     depends_on: Sequence[str]
     timeout: Duration | None
+    stall_timeout: Duration | None
     retries: int
     retry_delay: Duration
     cancel: CancelPolicy | None
-    schema: Literal["strict", "evolve"]
     priority: int
     tags: Sequence[str]
+    on_conflict: Literal["queue", "reject", "cancel_running"]
+
+
+class SqlOptions(CommandOptions, total=False):
+    """What `layer.sql(name, query, ...)` takes: those of a command, and how the table is written."""
+
+    mode: Literal["overwrite", "append", "merge"]
+    keys: Sequence[str]
+    schema: Literal["strict", "evolve"]
 
 
 class PipelineOptions(SqlOptions, total=False):
@@ -39,67 +54,69 @@ class PipelineOptions(SqlOptions, total=False):
     files: str
 
 
-_LATER: Final = {
-    "keys": "leave keys out; rows are not matched by key in this release",
-    "stall_timeout": "use timeout, which ends an attempt that takes too long",
+_NAMES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "python": tuple(PipelineOptions.__annotations__),
+    "sql": tuple(SqlOptions.__annotations__),
+    "command": tuple(CommandOptions.__annotations__),
 }
-_KNOWN: Final = (
-    *PipelineOptions.__annotations__,
-    *SqlOptions.__annotations__,
-    *_LATER,
-    "on_conflict",
-)
 
 
-def settle(options: Mapping[str, Any], complain: Complain, *, sql: bool = False) -> dict[str, Any]:
+def settle(
+    options: Mapping[str, Any], complain: Complain, *, kind: Kind = "python"
+) -> dict[str, Any]:
     """Return the fields of `PipelineSpec` that `options` decide; complain of the rest."""
-    _refuse_unknown(options, complain, sql=sql)
-    return {
-        "mode": _mode(options, complain),
-        "files": _files(options.get("files"), complain),
-        "depends_on": _texts("depends_on", options, complain),
-        "tags": _texts("tags", options, complain),
-        "timeout_seconds": _seconds("timeout", options, complain, least=math.ulp(0)),
-        "retries": _whole("retries", options, complain, least=0),
-        "retry_delay_seconds": _seconds("retry_delay", options, complain) or 0.0,
-        "cancel": _stages(options.get("cancel"), complain),
-        "schema": _schema(options, complain),
-        "priority": _whole("priority", options, complain),
-    }
-
-
-def _refuse_unknown(options: Mapping[str, Any], complain: Complain, *, sql: bool) -> None:
-    known = [name for name in _KNOWN if not (sql and name in ("files", "name"))]
+    known = _NAMES[kind]
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             offered = f"did you mean {close[0]}?" if close else ""
             complain(f"there is no option {name!r}", offered or f"options are: {', '.join(known)}")
-    for name, mend in _LATER.items():
-        if options.get(name):
-            complain(f"{name}={options[name]!r} is not supported in this release", mend)
-    if (choice := options.get("on_conflict", "queue")) != "queue":
-        complain(
-            f"on_conflict={choice!r} is not supported in this release",
-            "leave it out: a job waits until its table is free",
-        )
+    options = {name: value for name, value in options.items() if name in known}
+    mode = _mode(options, complain)
+    return {
+        "mode": mode,
+        "keys": _keys(mode, options, complain),
+        "files": _files(options.get("files"), complain),
+        "depends_on": _texts("depends_on", options, complain),
+        "tags": _texts("tags", options, complain),
+        "timeout_seconds": _seconds("timeout", options, complain, least=math.ulp(0)),
+        "stall_timeout_seconds": _seconds("stall_timeout", options, complain, least=math.ulp(0)),
+        "retries": _whole("retries", options, complain, least=0),
+        "retry_delay_seconds": _seconds("retry_delay", options, complain) or 0.0,
+        "cancel": _stages(options.get("cancel"), complain),
+        "schema": _choice("schema", options, SCHEMAS, complain),
+        "priority": _whole("priority", options, complain),
+        "on_conflict": _choice("on_conflict", options, CONFLICTS, complain),
+    }
 
 
 def _mode(options: Mapping[str, Any], complain: Complain) -> str:
     has_files = options.get("files") is not None
-    mode: object = options.get("mode", "append" if has_files else "overwrite")
-    if mode == "merge":
-        complain(
-            "mode='merge' is not supported in this release", "use mode='append' or 'overwrite'"
-        )
-    elif mode not in ("overwrite", "append"):
-        complain(f"there is no mode {mode!r}", "use 'overwrite' or 'append'")
+    mode: object = options.get("mode", "append" if has_files else MODES[0])
+    if mode not in MODES:
+        complain(f"there is no mode {mode!r}", f"use one of {_listed(MODES)}")
     elif has_files and mode == "overwrite":
         complain(
             "files= reads each file once, so mode='overwrite' would drop the rows of earlier files",
-            "leave mode out (it is 'append'); to read every file again, run with full_refresh",
+            "leave mode out (it is 'append'), or merge by keys; "
+            "to read every file again, run with full_refresh",
         )
     return str(mode)
+
+
+def _keys(mode: str, options: Mapping[str, Any], complain: Complain) -> tuple[str, ...]:
+    keys = _texts("keys", options, complain)
+    if mode == "merge" and not options.get("keys"):
+        complain(
+            "mode='merge' matches rows by key, and keys is missing",
+            'name the columns that tell one row from another: keys=["id"]',
+        )
+    elif keys and mode != "merge" and mode in MODES:
+        complain(
+            f"keys are given, but mode={mode!r} matches no rows by key",
+            "write mode='merge', or leave keys out",
+        )
+    return keys
 
 
 def _files(pattern: object, complain: Complain) -> str | None:
@@ -161,8 +178,15 @@ def _stages(policy: object, complain: Complain) -> dict[str, float | None]:
     return {stage: _seconds(stage, values, complain) for stage in STAGES}
 
 
-def _schema(options: Mapping[str, Any], complain: Complain) -> str:
-    schema: object = options.get("schema", "strict")
-    if schema not in ("strict", "evolve"):
-        complain(f"there is no schema={schema!r}", "use 'strict' or 'evolve'")
-    return str(schema)
+def _choice(
+    name: str, options: Mapping[str, Any], choices: tuple[str, ...], complain: Complain
+) -> str:
+    """Read an option that is one of `choices`, the first being its default."""
+    value: object = options.get(name, choices[0])
+    if value not in choices:
+        complain(f"there is no {name}={value!r}", f"use one of {_listed(choices)}")
+    return str(value)
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, choices))

@@ -43,7 +43,7 @@ class PipelineSpec:
     pipeline_id: str
     layer: str
     name: str
-    kind: Literal["python", "sql"]
+    kind: Literal["python", "sql", "command"]
     depends_on: tuple[str, ...] = ()
     inputs: tuple[TableInput, ...] = ()
     file_parameter: FileParameter | None = None
@@ -62,6 +62,8 @@ class PipelineSpec:
     tags: tuple[str, ...] = ()
     on_conflict: str = "queue"
     query: str | None = None
+    command: tuple[str, ...] = ()
+    """The program of a command and its arguments."""
     file: str = ""
     line: int = 0
     doc: str = ""

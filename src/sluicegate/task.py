@@ -13,18 +13,12 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from sluicegate.durations import Duration, parse_duration
-from sluicegate.errors import Cancelled, SluicegateError
+from sluicegate.errors import Cancelled
 from sluicegate.stop_callbacks import Reporter, StopCallback, StopCallbacks
 
 PROGRESS_EVERY_SECONDS: Final = 0.05
 CHECKPOINTS_EVERY_SECONDS: Final = 0.1
 """Checkpoints that come faster are told together; as in `core.pace`."""
-
-
-class StateNotAvailableError(SluicegateError):
-    """`task.state` was asked for, which this release does not keep yet."""
-
-    code = "state_not_available"
 
 
 class Runtime(Reporter, Protocol):
@@ -36,6 +30,10 @@ class Runtime(Reporter, Protocol):
 
     def checkpoints(self, interval_seconds: float) -> None:
         """Say that a checkpoint was passed just now, and the mean interval since this was last said."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The table's own state."""
         ...
 
     def shield(self, seconds: float | None) -> None:
@@ -85,11 +83,14 @@ class Task:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The table's own state. Raises: `StateNotAvailableError`; it comes with a later release."""
-        raise StateNotAvailableError(
-            "task.state is not available in this release",
-            mend="use files= for incremental ingestion, or keep the position in your table",
-        )
+        """The table's own state: a dict to go on from, saved with the rows that it stands for. Main thread only.
+
+        It starts as what the table's current content was committed with. A yield after it changed ends a unit, rows and
+        state in one commit. Values are those of JSON.
+
+        Raises: `StateModeError`: every run replaces the whole table.
+        """
+        return self._runtime.state()
 
     def checkpoint(self) -> None:
         """Stop here if a stop was asked for. Raises: `Cancelled`."""

@@ -18,7 +18,19 @@ def test_pipelines_are_listed_in_order_with_their_last_task(world: World) -> Non
         "bronze.flights", "bronze.weather", "silver.flights",
     ]  # fmt: skip
     assert listed[2].keys() == {
-        *("pipeline", "layer", "name", "depends_on", "table", "mode", "files", "doc", "source"),
+        *(
+            "pipeline",
+            "layer",
+            "name",
+            "depends_on",
+            "kind",
+            "table",
+            "mode",
+            "keys",
+            "files",
+            "doc",
+            "source",
+        ),
         *("file", "line", "last_task"),
     }
     assert listed[0]["last_task"] is None

@@ -87,6 +87,8 @@ def test_options_arrive_in_seconds_and_plain_values() -> None:
         retry_delay="500ms",
         cancel=Policy(),  # type: ignore[arg-type]
         schema="evolve",
+        stall_timeout="2m",
+        on_conflict="cancel_running",
         priority=-3,
         tags=["daily", "slow"],
     )
@@ -99,6 +101,56 @@ def test_options_arrive_in_seconds_and_plain_values() -> None:
     assert (spec.timeout_seconds, spec.retries, spec.retry_delay_seconds) == (600.0, 2, 0.5)
     assert spec.cancel == {"interrupt_after": 1.0, "terminate_after": None, "kill_after": 2.0}
     assert (spec.schema, spec.priority, spec.tags) == ("evolve", -3, ("daily", "slow"))
+    assert (spec.stall_timeout_seconds, spec.on_conflict) == (120.0, "cancel_running")
+
+
+@pytest.mark.parametrize("files", [None, "a/*.csv"])
+def test_merging_names_the_keys_that_tell_rows_apart(files: str | None) -> None:
+    """With files it is allowed as well: a file then replaces rows of earlier ones."""
+
+    def flights(batch: pl.DataFrame) -> None: ...
+
+    spec = silver(mode="merge", keys=["day", "id", "day"], files=files)(flights).spec  # type: ignore[arg-type]
+    assert (spec.mode, spec.keys) == ("merge", ("day", "id"))
+
+
+def test_a_command_is_a_program_without_a_table() -> None:
+    """Its arguments are handed over as they are: no shell reads them."""
+    declared = silver.command(
+        "models",
+        ["dbt", "build"],
+        depends_on=["bronze.a"],
+        stall_timeout="5m",
+        on_conflict="reject",
+        retries=1,
+    )
+    spec = declared.spec
+    assert (spec.pipeline_id, spec.kind, spec.command) == (
+        "silver.models",
+        "command",
+        ("dbt", "build"),
+    )
+    assert (spec.depends_on, spec.inputs, spec.query) == (("bronze.a",), (), None)
+    assert (spec.stall_timeout_seconds, spec.on_conflict, spec.retries) == (300.0, "reject", 1)
+    assert spec.file == __file__
+    other = silver.command("models", ["dbt", "run"]).spec
+    assert spec.source_hash != other.source_hash
+    with pytest.raises(TypeError, match="command"):
+        declared()
+
+
+@pytest.mark.parametrize("argv", ["dbt build", [], ["dbt", 1], None])
+def test_a_command_that_is_no_list_of_texts_is_refused(argv: Any) -> None:
+    """A text would have to be split, and nobody knows how."""
+    [one] = problems_of(lambda: silver.command("models", argv))
+    assert "a command must be a list of texts" in one
+
+
+@pytest.mark.parametrize("option", ["mode", "keys", "schema", "files"])
+def test_a_command_takes_no_option_of_a_table(option: str) -> None:
+    """It fills none."""
+    [one] = problems_of(lambda: silver.command("models", ["dbt"], **{option: "x"}))  # type: ignore[arg-type]
+    assert f"there is no option {option!r}" in one
 
 
 def test_a_declared_function_is_still_called_as_a_function() -> None:
@@ -218,7 +270,8 @@ def test_a_spec_survives_the_way_through_json() -> None:
         batch: pa.Table, task: Task, known: pl.LazyFrame = table("bronze.known")
     ) -> None: ...
 
-    for spec in (ingest.spec, silver.sql("q", "from bronze.a").spec):
+    merged = silver.sql("q", "from bronze.a", mode="merge", keys=["id"], stall_timeout=3)
+    for spec in (ingest.spec, merged.spec, silver.command("c", ["a", "b"]).spec):
         assert PipelineSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
         assert PipelineSpec.from_dict(spec.to_dict()) == spec
 
@@ -226,16 +279,21 @@ def test_a_spec_survives_the_way_through_json() -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"mode": "merge", "keys": ["id"]}, "mode='merge' is not supported in this release"),
-        ({"keys": ["id"]}, "keys=['id'] is not supported in this release"),
-        ({"mode": "replace"}, "there is no mode 'replace'"),
+        ({"mode": "merge"}, "keys is missing | name the columns that tell one row from another"),
+        ({"mode": "merge", "keys": []}, "keys is missing"),
+        ({"mode": "merge", "keys": "id"}, "keys must be a list of texts, got 'id'"),
+        ({"keys": ["id"]}, "mode='overwrite' matches no rows by key | write mode='merge'"),
+        ({"mode": "append", "keys": ["id"]}, "mode='append' matches no rows by key"),
+        ({"files": "a/*.csv", "keys": ["id"]}, "mode='append' matches no rows by key"),
+        ({"mode": "replace"}, "there is no mode 'replace' | use one of 'overwrite', 'append'"),
         ({"files": "a/*.csv", "mode": "overwrite"}, "mode='overwrite' would drop the rows"),
         ({"files": "../a.csv"}, "no pattern within the landing zone"),
         ({"files": "/a.csv"}, "no pattern within the landing zone"),
         ({"files": ""}, "no pattern within the landing zone"),
-        ({"stall_timeout": "1m"}, "stall_timeout='1m' is not supported in this release"),
-        ({"on_conflict": "reject"}, "on_conflict='reject' is not supported in this release"),
-        ({"schema": "loose"}, "there is no schema='loose'"),
+        ({"stall_timeout": 0}, "stall_timeout must be longer than 0 seconds, got 0"),
+        ({"stall_timeout": "soon"}, "stall_timeout: not a duration: 'soon'"),
+        ({"on_conflict": "wait"}, "there is no on_conflict='wait' | use one of 'queue', 'reject'"),
+        ({"schema": "loose"}, "there is no schema='loose' | use one of 'strict', 'evolve'"),
         ({"timeout": "soon"}, "timeout: not a duration: 'soon'"),
         ({"timeout": 0}, "timeout must be longer than 0 seconds, got 0"),
         ({"retry_delay": -1}, "retry_delay: not a duration: -1"),

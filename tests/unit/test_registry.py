@@ -213,7 +213,7 @@ def test_all_problems_are_told_at_once_with_pipeline_file_line_and_mend(write: W
     for text, part in zip(
         texts,
         (
-            "mode='merge' is not supported",
+            "mode='merge' matches rows by key, and keys is missing",
             "'Bad' cannot name a table",
             "'flihgts' names no table: there is no bronze.flihgts | did you mean bronze.flights?",
             "depends on 'bronze.nothing', which is not declared",
@@ -229,8 +229,29 @@ def test_all_problems_are_told_at_once_with_pipeline_file_line_and_mend(write: W
         load(str(folder))
     shown = str(caught.value)
     assert shown.startswith(f"cannot load '{folder}': 8 problems\n")
-    assert f"  silver.merged ({a}:5): mode='merge' is not supported in this release\n" in shown
+    assert (
+        f"  silver.merged ({a}:5): mode='merge' matches rows by key, and keys is missing\n" in shown
+    )
     assert "    mend: did you mean bronze.flights?" in shown
+
+
+def test_the_table_of_a_command_cannot_be_read(write: Write) -> None:
+    """There is none; without this the pipeline would fail in the worker, each time."""
+    folder = write(
+        p="""
+        bronze.command("fetch", ["true"])
+        @silver
+        def by_name(fetch): ...
+        silver.sql("by_query", "from bronze.fetch")
+        @silver(depends_on=["bronze.fetch"])
+        def waits(): ...
+        """
+    )
+    found = problems(folder)
+    assert [one.pipeline for one in found] == ["silver.by_name", "silver.by_query"]
+    for one in found:
+        assert one.what == "reads bronze.fetch, which is a command and fills no table"
+        assert 'depends_on=["bronze.fetch"]' in one.mend
 
 
 def test_a_cycle_is_shown_with_its_path(write: Write) -> None:

@@ -402,8 +402,10 @@ class PipelineShape(BaseModel):
     layer: Layer
     name: str
     depends_on: list[str]
-    table: str
+    kind: Literal["python", "sql", "command"]
+    table: str | None
     mode: str
+    keys: list[str]
     files: str | None
     doc: str
     source: str

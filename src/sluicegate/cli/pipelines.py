@@ -41,7 +41,7 @@ def list_pipelines(
         reads = one["files"] if one["files"] and not one["depends_on"] else None
         shown.add_row(
             plain(one["pipeline"]),
-            one["mode"],
+            one["mode"] if one["table"] else one["kind"],
             state(last["status"]) if last else plain("never"),
             age(last["started_at"]) if last else "",
             plain(f"files {reads}" if reads else ", ".join(one["depends_on"])),

@@ -61,6 +61,25 @@ class DataFiles:
         if self._waiting_rows >= ROWS_MAX or self._waiting_bytes >= BYTES_MAX:
             self._write_row_group()
 
+    def take(self, other: DataFiles) -> None:
+        """Take over all that was written to `other`, which is empty then. Few rows share a file with those before."""
+        if other._path is None and not other._finished:
+            for batch in other._waiting:
+                self.write(batch)
+            other._waiting = []
+            other._waiting_rows = other._waiting_bytes = 0
+            other._schema = None
+        else:
+            other._close_file()
+            self._finished += other._finished
+            other._finished = []
+
+    def remove(self, names: set[str]) -> None:
+        """Take finished files out again, and off the disk."""
+        self._finished = [item for item in self._finished if item.name not in names]
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+
     def finish(self) -> list[DataFile]:
         """Close and return all files; their content and names are on the disk."""
         self._close_file()

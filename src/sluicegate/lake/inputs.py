@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
 from sluicegate.input_kinds import DEFAULT_KIND, KINDS
-from sluicegate.lake import log
+from sluicegate.lake import commits, log
+from sluicegate.lake.batches import ROWS_MAX
 from sluicegate.lake.errors import InputKindError, InputMissingError, TableNotFoundError
 from sluicegate.lake.tables import Lake, dataset_of
 
@@ -23,8 +25,8 @@ def latest_version(lake: Lake, table: str) -> int:
         version = lake.data_version(table)
     except TableNotFoundError as error:
         raise InputMissingError(table) from error
-    if version is None:
-        raise InputMissingError(table)
+    if version is None or commits.schema_of(lake.load(table, version)) is None:
+        raise InputMissingError(table)  # the second: it holds a state, and no columns yet
     return version
 
 
@@ -36,6 +38,7 @@ def load_input(
     columns: list[str] | None = None,
     *,
     connection: Any = None,
+    checkpoint: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return `table` as an object of type `kind`; lazy kinds and readers have read nothing yet.
 
@@ -45,6 +48,7 @@ def load_input(
         columns: Only these; ignored for a `DeltaTable`.
         connection: For DuckDB: relations can be joined only within one connection
             (`sql.open_duckdb`), so give all inputs of a task the same one.
+        checkpoint: Called between the batches of a kind that is loaded whole; may raise `Cancelled`.
 
     Raises:
         InputMissingError: The table has no data yet.
@@ -57,7 +61,7 @@ def load_input(
             mend="annotate the parameter with one of " + ", ".join(KINDS),
         )
     try:
-        return _convert(pinned(lake, table, version), kind, columns, connection)
+        return _convert(pinned(lake, table, version), kind, columns, connection, checkpoint)
     except ModuleNotFoundError as error:
         raise InputKindError(
             f"cannot hand over input {table!r} as {kind!r}: {error.name} is not installed",
@@ -75,16 +79,21 @@ def pinned(lake: Lake, table: str, version: int | None = None) -> DeltaTable:
     return lake.load(table, log.readable_version(lake.path(table), wanted))
 
 
-def _convert(table: DeltaTable, kind: str, columns: list[str] | None, connection: Any) -> Any:
-    library, _, name = kind.partition(".")
+def _convert(
+    table: DeltaTable,
+    kind: str,
+    columns: list[str] | None,
+    connection: Any,
+    checkpoint: Callable[[], None],
+) -> Any:
+    library = kind.partition(".")[0]
     if library == "deltalake":
         return table
-    if library == "polars":
+    if kind == "polars.LazyFrame":
         import polars as pl
 
         frame = pl.scan_delta(table)
-        frame = frame if columns is None else frame.select(columns)
-        return frame if name == "LazyFrame" else frame.collect()
+        return frame if columns is None else frame.select(columns)
     dataset = dataset_of(table)
     if library == "duckdb":
         from sluicegate.lake.sql import open_duckdb
@@ -93,8 +102,23 @@ def _convert(table: DeltaTable, kind: str, columns: list[str] | None, connection
         return relation if columns is None else relation.select(*(f'"{item}"' for item in columns))
     if kind == DEFAULT_KIND:
         return batch_reader(dataset, columns)
-    arrow = dataset.to_table(columns=columns)
+    arrow = _whole(dataset, columns, checkpoint)
+    if library == "polars":
+        import polars as pl
+
+        return pl.from_arrow(arrow)
     return arrow.to_pandas() if library == "pandas" else arrow
+
+
+def _whole(dataset: Any, columns: list[str] | None, checkpoint: Callable[[], None]) -> pa.Table:
+    """Read a dataset into memory, so that a stop does not have to wait for the end of it."""
+    scanner = dataset.scanner(columns=columns, batch_size=ROWS_MAX)
+    batches = []
+    checkpoint()
+    for batch in scanner.to_batches():
+        checkpoint()
+        batches.append(batch)
+    return pa.Table.from_batches(batches, scanner.projected_schema)
 
 
 def batch_reader(dataset: Any, columns: list[str] | None = None) -> pa.RecordBatchReader:

@@ -165,6 +165,15 @@ class Lake:
                 if not orphans:
                     break
                 orphans -= set(entry.added)
+        drafts = re.compile(
+            rf"{re.escape(commits.DRAFT_PREFIX)}{re.escape(task_id)}-(\d+)-[0-9a-f]{{8}}"
+        )
+        orphans |= {
+            f"_delta_log/{file.name}"
+            for file in (folder / "_delta_log").glob(f"{commits.DRAFT_PREFIX}*")
+            if (match := drafts.fullmatch(file.name))
+            and (before_attempt is None or int(match[1]) < before_attempt)
+        }
         for name in orphans:
             (folder / name).unlink(missing_ok=True)
         return sorted(orphans)

@@ -8,7 +8,7 @@ the table moved on and is refused.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from sluicegate.lake import commits
 from sluicegate.lake.batches import bounded, to_reader
-from sluicegate.lake.commits import WriterIdentity
+from sluicegate.lake.commits import RemovedFile, WriterIdentity
 from sluicegate.lake.data_files import DataFile, DataFiles
 from sluicegate.lake.errors import (
     SchemaMismatchError,
@@ -28,6 +28,7 @@ from sluicegate.lake.errors import (
     TableUnsupportedError,
 )
 from sluicegate.lake.log import Content, LogEntry, Settled, current_content, read_entry, settled
+from sluicegate.lake.merging import UnitKeys, active_files, rewrite_matching
 from sluicegate.lake.schema import conform, differences, storable_schema, target_schema
 from sluicegate.lake.tables import Lake
 
@@ -53,7 +54,10 @@ class UnitStats:
 class TableWriter:
     """Writes the units of one attempt: `open`, then `write` and `commit` in turn; else `abort`.
 
+    Several units can share a commit: `seal` ends one, `drop` forgets the one in hand.
+
     Args:
+        mode: `merge`: rows replace those with the same `keys`, others are added.
         permit: Asked before every try to write the log entry; raises to refuse it.
         fence: A predecessor of this task may still be alive: `open` shuts it out first.
         full_refresh: All that is written replaces the table's content, in one commit at the end.
@@ -67,7 +71,8 @@ class TableWriter:
         table: str,
         identity: WriterIdentity,
         *,
-        mode: Literal["append", "overwrite"],
+        mode: Literal["append", "overwrite", "merge"],
+        keys: Sequence[str] = (),
         permit: Callable[[UnitStats], None],
         fence: bool = False,
         full_refresh: bool = False,
@@ -80,9 +85,16 @@ class TableWriter:
         self._full_refresh, self._evolve = full_refresh, schema_mode == "evolve"
         self._permit, self._fence, self._checkpoint = permit, fence, checkpoint
         self._table: DeltaTable | None = None
+        self._keys = tuple(keys) if mode == "merge" else ()
+        self._waiting = UnitKeys(table, self._keys, checkpoint)
+        # Columns: of all that was written, and of the whole units among it.
         self._target: pa.Schema | None = None
-        self._files = DataFiles(self._folder, identity.task_id, identity.attempt)
-        self._rows = 0
+        self._sealed_target: pa.Schema | None = None
+        # Rows of the unit in hand; of whole units; and those that a merge leaves of the files that it replaces.
+        self._part, self._files, self._leftover = (
+            DataFiles(self._folder, identity.task_id, identity.attempt) for _ in range(3)
+        )
+        self._part_rows = self._rows = self._bytes = 0
         self._token = secrets.token_hex(8)  # in each entry, so that we know our own again
         self._in_doubt: int | None = None
         self._content = Content()
@@ -104,9 +116,9 @@ class TableWriter:
         return {} if self._full_refresh else dict(self._content.state)
 
     @property
-    def rows_in_unit(self) -> int:
-        """How many rows were written since the last commit."""
-        return self._rows
+    def bytes_waiting(self) -> int:
+        """How much was written since the last commit, as bytes in memory."""
+        return self._bytes
 
     @property
     def version(self) -> int | None:
@@ -139,21 +151,48 @@ class TableWriter:
         Raises:
             OutputTypeError: It is nothing like that, or a column cannot be stored.
             SchemaMismatchError: Its columns are not the table's.
+            MergeKeysError: It has not the columns to merge by.
         """
         reader = to_reader(data)
         if reader is None:
             return 0
         stored = storable_schema(reader.schema)
+        self._waiting.require_columns(stored)
         self._target = target_schema(stored, self._known_schema(), self._name, evolve=self._evolve)
         rows = 0
         for batch in reader:
             for part in bounded(batch):
                 self._checkpoint()
-                self._files.write(conform(part, self._target, self._name))
+                conformed = conform(part, self._target, self._name)
+                self._part.write(conformed)
+                if self._keys:
+                    self._waiting.add(conformed)
                 rows += part.num_rows
-                self._rows += part.num_rows
+                self._part_rows += part.num_rows
+                self._bytes += conformed.nbytes
         self._checkpoint()
         return rows
+
+    def seal(self) -> None:
+        """End the unit in hand: it is whole, and goes into the next commit. Of a key in two units the later row holds.
+
+        Raises:
+            MergeKeysError: A key in it is null, or there twice. It is still in hand: `drop` it.
+        """
+        if self._keys:
+            self._waiting.check()
+            if self._waiting.overlap():
+                self._supersede()
+            self._waiting.seal()
+        self._files.take(self._part)
+        self._rows += self._part_rows
+        self._part_rows, self._sealed_target = 0, self._target
+
+    def drop(self) -> None:
+        """Forget what was written since the last unit was whole."""
+        self._part.discard()
+        self._waiting.drop()
+        self._part_rows, self._target = 0, self._sealed_target
 
     def commit(
         self,
@@ -161,6 +200,7 @@ class TableWriter:
         state: dict[str, Any] | None = None,
         *,
         final: bool = False,
+        seal: bool = True,
     ) -> UnitStats | None:
         """Publish what was written since the last commit as one unit, marks and state with it.
 
@@ -169,6 +209,7 @@ class TableWriter:
         Args:
             state: JSON-serialisable; `None` leaves it as it is.
             final: All of the task's output is in the table after this.
+            seal: The unit in hand is whole; pass false to leave it for a later commit.
 
         Returns:
             The unit with its version. `None` where there was nothing to publish: no `write` that
@@ -178,7 +219,8 @@ class TableWriter:
         Raises:
             Exception: Whatever `permit` raised.
             StaleWriterError: A later writer has the table.
-            TableMovedError: Another program changed the data of a table that we add to.
+            TableMovedError: Another program changed the data of a table that we add to or merge into.
+            MergeKeysError: A key is null, or twice in the unit in hand.
 
             In all these cases, and in any other, what was not committed is removed.
         """
@@ -186,16 +228,21 @@ class TableWriter:
             raise ValueError("an output that replaces the table is one unit: commit it with final")
         listed = [list(mark) for mark in marks]
         try:
+            if seal:
+                self.seal()
             files = self._files.finish()
             if self._is_nothing(listed, state):
                 return None
+            removed = self._take_out()
+            left = self._leftover.finish()
             stats = UnitStats(
                 unit=self._settled.units + 1,
                 rows=sum(item.rows for item in files),
                 bytes=sum(item.bytes for item in files),
                 files=len(files),
             )
-            stats = self._publish(files, stats, self._facts(stats, listed, state, final))
+            facts = self._facts(stats, listed, state, final)
+            stats = self._publish([*files, *left], removed, stats, facts)
         except BaseException:
             self.abort()
             raise
@@ -207,7 +254,8 @@ class TableWriter:
         if self._in_doubt is not None and self._find_own(self._in_doubt) is not None:
             self._settle_doubt()
         self._in_doubt = None
-        self._files.discard()
+        for files in (self._part, self._files, self._leftover):
+            files.discard()
 
     def maintain(self) -> bool:
         """Write small files together when many have piled up, so that a commit stays cheap.
@@ -264,13 +312,52 @@ class TableWriter:
         return commits.schema_of(self._table)
 
     def _is_nothing(self, marks: list[Any], state: dict[str, Any] | None) -> bool:
-        if self._target is not None and (
+        if self._sealed_target is not None and (
             self._replaces or self._rows or commits.schema_of(self._table) is None
         ):
             return False
-        if self._replaces:
-            return True
-        return self._table is None or not (marks or state not in (None, self._content.state))
+        if self._replaces:  # a state alone says that the source, read anew, holds no rows
+            return not state
+        if self._table is None:
+            return not state
+        return not (marks or state not in (None, self._content.state))
+
+    def _take_out(self) -> list[RemovedFile]:
+        """Write anew what a merge leaves of the files that hold its keys. Returns: the files to remove."""
+        if not self._keys or self._replaces or self._table is None or not self._rows:
+            return []
+        if commits.schema_of(self._table) is None:
+            return []
+        if feature := commits.unsupported_feature(self._table):
+            raise TableUnsupportedError(self._name, feature)
+        return self._rewrite(active_files(self._table), self._waiting.waiting(), self._leftover)
+
+    def _supersede(self) -> None:
+        """Take the rows that the unit in hand replaces out of our own files, which wait for the same commit."""
+        own = [(item.name, item.bytes) for item in self._files.finish()]
+        left = DataFiles(self._folder, self._who.task_id, self._who.attempt)
+        try:
+            removed = self._rewrite(own, self._waiting.in_hand(), left)
+        except BaseException:
+            left.discard()
+            raise
+        self._files.remove({item.path for item in removed})
+        self._files.take(left)
+
+    def _rewrite(
+        self, files: Iterable[tuple[str, int]], wanted: Any, leftover: DataFiles
+    ) -> list[RemovedFile]:
+        assert self._target is not None
+        return rewrite_matching(
+            files,
+            self._folder,
+            wanted,
+            self._keys,
+            self._target,
+            leftover,
+            self._name,
+            self._checkpoint,
+        )
 
     def _facts(
         self, stats: UnitStats, marks: list[Any], state: dict[str, Any] | None, final: bool
@@ -299,13 +386,19 @@ class TableWriter:
             facts["state"] = self._content.state if state is None else state
         return facts
 
-    def _publish(self, files: list[DataFile], stats: UnitStats, facts: dict[str, Any]) -> UnitStats:
+    def _publish(
+        self,
+        files: list[DataFile],
+        removed: list[RemovedFile],
+        stats: UnitStats,
+        facts: dict[str, Any],
+    ) -> UnitStats:
         """Ask for the permit and write the entry; both again if only upkeep came between."""
         for tries_left in reversed(range(COMMIT_TRIES_MAX)):
             self._permit(stats)
             seen = self._in_doubt = self._seen()
             try:
-                self._write_entry(files, facts)
+                self._write_entry(files, removed, facts)
                 self._settle_doubt()
                 return replace(stats, version=self.version)
             except (CommitFailedError, DeltaError, OSError):
@@ -314,7 +407,7 @@ class TableWriter:
                     self._settle_doubt()
                     return replace(stats, version=own.version)
                 self._in_doubt = None
-                self._judge_move(seen)
+                self._judge_move(seen, removed)
                 if tries_left == 0 or self._seen() == seen:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
@@ -322,22 +415,27 @@ class TableWriter:
     def _settle_doubt(self) -> None:
         """The entry is in the log: let go of its files first, a stop may come between any lines."""
         self._files.forget()
+        self._leftover.forget()
         self._in_doubt = None
 
     def _seen(self) -> int:
         return -1 if self._table is None else self._table.version()
 
-    def _write_entry(self, files: list[DataFile], facts: dict[str, Any]) -> None:
+    def _write_entry(
+        self, files: list[DataFile], removed: list[RemovedFile], facts: dict[str, Any]
+    ) -> None:
         if self._table is None:
-            assert self._target is not None
-            commits.create(self._folder, self._target, files, self._who, facts)
+            commits.create(self._folder, self._sealed_target, files, self._who, facts)
             self._table = DeltaTable(str(self._folder), version=0)
             return
         blank = commits.schema_of(self._table) is None
-        schema = pa.schema(self._table.schema()) if self._target is None else self._target
+        schema = self._sealed_target or pa.schema(self._table.schema())
         commits.prepare_columns(
             self._table, schema, self._who, add_new=not (self._replaces or blank)
         )
+        if removed:
+            commits.replace_files(self._table, self._folder, files, removed, self._who, facts)
+            return
         commits.add(
             self._table,
             self._folder,
@@ -362,26 +460,29 @@ class TableWriter:
             version += 1
         return None
 
-    def _judge_move(self, seen: int) -> None:
+    def _judge_move(self, seen: int, removed: list[RemovedFile]) -> None:
         """Reload after a refused entry; raise unless the unit may be tried on what is there now."""
         self._load()  # raises where a later writer has come
         version = seen + 1
         while (entry := read_entry(self._folder, version)) is not None:
-            if entry.changes_data and not self._replaces:
+            # What a merge replaces it found in files; upkeep that has written others may have moved it.
+            moved = entry.changes_data or (removed and entry.operation == "OPTIMIZE")
+            if moved and not self._replaces:
                 by = f"task {entry.ours['task_id']}" if entry.ours else "another program"
                 raise TableMovedError(self._name, version, seen, by)
             version += 1
         known = commits.schema_of(self._table)
-        if self._target is None or self._full_refresh or known is None:
+        if self._sealed_target is None or self._full_refresh or known is None:
             return
-        if lines := differences(self._target, known, evolve=self._evolve):
+        if lines := differences(self._sealed_target, known, evolve=self._evolve):
             raise SchemaMismatchError(self._name, lines)
 
     def _take_in(
         self, stats: UnitStats, marks: list[Any], state: dict[str, Any] | None, final: bool
     ) -> None:
         """Count the published unit and make ready for the next one."""
-        self._rows = 0
+        self._rows = self._bytes = 0
+        self._waiting.forget()
         done = self._settled
         self._settled = Settled(
             units=stats.unit,
@@ -398,4 +499,5 @@ class TableWriter:
             state=(({} if self._replaces else self._content.state) if state is None else state),
             entries_read=1 if self._replaces or rolled_up else self._content.entries_read + 1,
         )
-        self._target = None if self._replaces else self._target
+        if self._replaces:
+            self._target = self._sealed_target = None

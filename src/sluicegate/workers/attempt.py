@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import queue
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,14 +18,13 @@ from sluicegate.errors import Cancelled, SluicegateError
 from sluicegate.spec import PipelineSpec
 from sluicegate.task import Task
 from sluicegate.workers.channel import Message
+from sluicegate.workers.commands import run_command
+from sluicegate.workers.units import Units
 
 if TYPE_CHECKING:
     from sluicegate.lake.landing import LandedFile
     from sluicegate.lake.tables import Lake
-    from sluicegate.lake.writer import TableWriter, UnitStats
 
-UNIT_SECONDS: Final = 1.0
-UNIT_BYTES: Final = 64 * 1024 * 1024
 PACKAGE: Final = f"{Path(__file__).parents[1]}{os.sep}"  # frames in here are ours
 ERROR_CHARS_MAX: Final = 16_000
 
@@ -55,14 +51,16 @@ class Attempt:
         self._order, self._pipeline, self._task = order, pipeline, task
         self._spec: PipelineSpec = pipeline.spec
         self._settings, self._tell, self._user_code = settings, tell, user_code
-        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._writer: TableWriter | None = None
-        self._refused = False
+        self._units = Units(order, self._spec, task, settings, tell)
         self._bad_file: str | None = None
 
     def answer_permit(self, refused: str | None) -> None:
         """Hand over the answer to the permit that was asked for. Called from the control thread."""
-        self._answers.put(refused)
+        self._units.answer_permit(refused)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `task.state` is."""
+        return self._units.state()
 
     def run(self) -> Message:
         """Run it to its end. Returns: the message that says how it ended; it never raises."""
@@ -72,7 +70,7 @@ class Attempt:
             ended = {"outcome": "success"}
         except Cancelled:
             ended = {"outcome": "cancelled"}
-            if not self._task.cancelled and not self._refused:
+            if not self._task.cancelled and not self._units.refused:
                 told = "the pipeline raised Cancelled, but nobody stopped it\nraise an error of your own instead"
                 ended = {"outcome": "failed", "error": told, "again": False}
         except BaseException as error:  # noqa: BLE001 - SystemExit too: a pipeline must not end its worker
@@ -80,9 +78,9 @@ class Attempt:
         with contextlib.suppress(Exception, Cancelled):
             self._task.flush_progress()
         with contextlib.suppress(Exception, Cancelled):
-            if self._writer is not None and ended["outcome"] != "success":
-                self._writer.abort()
-        ended["stats"] = self._stats()
+            if ended["outcome"] != "success":
+                self._units.abort()
+        ended["stats"] = self._units.stats()
         return ended
 
     # ---------------------------------------------------------------- the ways of running
@@ -96,32 +94,34 @@ class Attempt:
             self._ingest()
         elif spec.kind == "sql":
             self._run_query()
+        elif spec.kind == "command":
+            run_command(spec, self._task, self._user_code)
         else:
             arguments = self._arguments()
             self._task.checkpoint()
             with self._user_code():
                 output = self._pipeline(**arguments)
-            self._publish_whole(output)
+            self._publish(output)
 
     def _is_done(self) -> bool:
         """Whether an earlier attempt had committed everything; fences the table while looking."""
-        return self._open_writer().settled.complete
+        return self._units.open().settled.complete
 
-    def _publish_whole(self, output: Any) -> None:
-        """Write all that was returned or yielded, as one unit."""
-        if output is None:
-            return
-        if _is_stream(output):
-            for part in self._parts(output):
+    def _publish(self, output: Any) -> None:
+        """Write all that was returned or yielded: as one unit, but for states that were saved between."""
+        units, is_stream = self._units, _is_stream(output)
+        try:
+            for part in self._parts(output) if is_stream else [output]:
                 self._task.checkpoint()
                 if part is not None:
-                    self._write(part)
-        else:
-            self._task.checkpoint()
-            self._write(output)
+                    units.write(part)
+                if is_stream and units.state_changed:
+                    units.end_unit()
+        except Exception:
+            units.keep_whole()
+            raise
         self._task.checkpoint()
-        if self._writer is not None:
-            self._commit((), final=True)
+        units.finish()
 
     def _run_query(self) -> None:
         from sluicegate.lake.sql import run_sql
@@ -133,7 +133,7 @@ class Attempt:
             result = run_sql(
                 self._lake(), self._spec.query, versions, on_start=self._end_in_process
             )
-            self._publish_whole(result.reader)
+            self._publish(result.reader)
         except Exception:
             self._task.checkpoint()  # an interrupted query raises: that is the stop, not a failure
             raise
@@ -142,38 +142,27 @@ class Attempt:
         """Run the pipeline once a file; files share a commit until it holds enough work."""
         from sluicegate.lake.landing import list_files, new_files
 
-        writer = self._open_writer()
+        units = self._units
         landing = Path(self._settings["landing"])
-        fresh, changed = new_files(list_files(landing, self._spec.files or ""), writer.marks)
+        fresh, changed = new_files(list_files(landing, self._spec.files or ""), units.open().marks)
         for file in changed:
             self._task.log.warning(
                 "%s changed after it was ingested; only a full refresh reads it again", file.path
             )
         arguments = self._arguments()
-        group: list[LandedFile] = []
-        began = time.monotonic()
-        size = 0
         for done, file in enumerate(fresh):
             self._task.checkpoint()
             self._task.progress(done, len(fresh), "files")
-            before = writer.rows_in_unit
             try:
                 self._ingest_file(landing, file, arguments)
+                units.end_unit(file, last=done + 1 == len(fresh))
             except Exception:
                 self._bad_file = file.path
                 # The files before it are whole: they must not be read again and again for this one.
-                if group and writer.rows_in_unit == before and not self._order["full_refresh"]:
-                    self._commit(group, final=False)
+                units.keep_whole()
                 raise
-            group.append(file)
-            size += file.size
-            full = time.monotonic() - began >= UNIT_SECONDS or size >= UNIT_BYTES
-            if full and not self._order["full_refresh"] and done + 1 < len(fresh):
-                self._commit(group, final=False)
-                group, began, size = [], time.monotonic(), 0
         self._task.checkpoint()
-        if group or self._order["full_refresh"]:
-            self._commit(group, final=True)
+        units.finish()
         self._task.progress(len(fresh), len(fresh), "files")
 
     def _ingest_file(self, landing: Path, file: LandedFile, arguments: dict[str, Any]) -> None:
@@ -188,7 +177,7 @@ class Attempt:
         for part in self._parts(output) if _is_stream(output) else [output]:
             self._task.checkpoint()
             if part is not None:
-                self._write(part)
+                self._units.write(part)
 
     def _parts(self, stream: Iterator[Any]) -> Iterator[Any]:
         """Step through what user code yields; closing it runs its `finally`."""
@@ -225,7 +214,12 @@ class Attempt:
         for one in self._spec.inputs:
             table = tables[one.parameter]
             arguments[one.parameter] = load_input(
-                self._lake(), table, one.kind, versions[table], connection=connection
+                self._lake(),
+                table,
+                one.kind,
+                versions[table],
+                connection=connection,
+                checkpoint=self._task.checkpoint,
             )
         return arguments
 
@@ -243,67 +237,12 @@ class Attempt:
         )
         return versions
 
-    # ---------------------------------------------------------------- output
-
     def _lake(self) -> Lake:
         from sluicegate.lake.tables import Lake
 
         return Lake(self._settings["lake"])
 
-    def _open_writer(self) -> TableWriter:
-        if self._writer is not None:
-            return self._writer
-        from sluicegate.lake.commits import WriterIdentity
-        from sluicegate.lake.writer import TableWriter
-
-        order = self._order
-        writer = TableWriter(
-            self._lake(),
-            self._spec.pipeline_id,
-            WriterIdentity(order["job_id"], order["task_id"], order["attempt"], order["epoch"]),
-            mode="append" if self._spec.mode == "append" else "overwrite",
-            permit=self._ask_permit,
-            fence=order["recovers"],
-            full_refresh=order["full_refresh"],
-            schema_mode="evolve" if self._spec.schema == "evolve" else "strict",
-            checkpoint=self._task.checkpoint,
-        )
-        writer.open()
-        self._writer = writer
-        if order["recovers"]:
-            # The table refuses earlier attempts from here on; what they wrote and did not commit is waste.
-            self._lake().remove_orphans(
-                self._spec.pipeline_id, order["task_id"], before_attempt=order["attempt"]
-            )
-        return writer
-
-    def _write(self, part: Any) -> None:
-        self._open_writer().write(part)
-
-    def _commit(self, files: list[LandedFile] | tuple[()], *, final: bool) -> None:
-        """Publish a unit. Nothing interrupts it from here on: it is in the log, or nothing of it is."""
-        writer = self._open_writer()
-        marks = [(file.path, file.size, file.mtime_ns) for file in files]
-        unit = writer.commit(marks, final=final)
-        if unit is not None:
-            self._tell({"kind": "committed", "stats": self._stats()})
-        if self._spec.mode == "append":
-            writer.maintain()
-
-    def _ask_permit(self, unit: UnitStats) -> None:
-        self._tell({"kind": "permit", "rows": unit.rows, "bytes": unit.bytes})
-        refused = self._answers.get()
-        if refused is not None:
-            self._refused = True
-            self._task.log.info("commit refused: %s", refused)
-            raise Cancelled
-
-    def _stats(self) -> dict[str, Any]:
-        if self._writer is None:
-            return {}
-        stats = asdict(self._writer.settled)
-        stats.pop("complete")
-        return stats
+    # ---------------------------------------------------------------- what went wrong
 
     def _failure(self, error: BaseException) -> Message:
         told = self._told(error)

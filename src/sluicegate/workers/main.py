@@ -292,6 +292,13 @@ class Worker:
         """Tell the executor that a checkpoint was passed just now."""
         self._send({"kind": "checkpoints", "interval": interval_seconds})
 
+    def state(self) -> dict[str, Any]:
+        """Return the state of the task's table."""
+        attempt = self._attempt
+        assert attempt is not None
+        with self.uninterrupted():
+            return attempt.state()
+
     def shield(self, seconds: float | None) -> None:
         """Tell the executor that a shield began or ended."""
         self._send({"kind": "shield", "seconds": seconds})
