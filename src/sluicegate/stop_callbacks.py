@@ -180,8 +180,12 @@ class StopCallbacks:
                     one.over = one.over or not one.is_remote
                 else:
                     one.over = succeeded
+            self._closed = not self._stopping
             self._changed.notify_all()
-            while self._stopping and not self._given_up and not all(one.finished for one in left):
+        for one in left:
+            self._tell(one)  # the number of tries, of one that hangs
+        with self._changed:
+            while not (self._closed or self._given_up or all(one.finished for one in left)):
                 self._changed.wait()
             self._closed = True
             self._changed.notify_all()
