@@ -224,16 +224,16 @@ def unsupported_feature(table: DeltaTable) -> str | None:
         *(protocol.writer_features or ()),
         *(protocol.reader_features or ()),
     } - _KNOWN_FEATURES
-    if strange:
-        return f"the table feature {min(strange)}"
-    if protocol.min_writer_version > WRITER_VERSION_MAX and not protocol.writer_features:
-        return f"writer version {protocol.min_writer_version}"
     for name in sorted(settings):
         if name.startswith("delta.constraints.") or (
             name in ("delta.appendOnly", "delta.enableChangeDataFeed")
             and settings[name].lower() == "true"
         ):
             return f"the property {name}"
+    if strange:
+        return f"the table feature {min(strange)}"
+    if protocol.min_writer_version > WRITER_VERSION_MAX and not protocol.writer_features:
+        return f"writer version {protocol.min_writer_version}"
     return None
 
 

@@ -201,8 +201,9 @@ class Bounds:
         self._least: Any = None
         self._greatest: Any = None
         if len(coded) and not pa.types.is_floating(coded.type):
-            found = pc.min_max(coded).as_py()
-            self._least, self._greatest = found["min"], found["max"]
+            with contextlib.suppress(ValueError, OverflowError):  # an instant after the year 9999
+                found = pc.min_max(coded).as_py()
+                self._least, self._greatest = found["min"], found["max"]
 
     def meet(self, other: Bounds) -> bool:
         """Whether two sets of keys can have one in common."""
@@ -235,22 +236,20 @@ def _coded(keys: pa.Table) -> Any:
         column = keys.column(0)
         # Minus zero is zero, and is another value to a hash table.
         return pc.add(column, 0.0) if pa.types.is_floating(column.type) else column
+    chunks = [_joined(batch.columns) for batch in keys.to_batches()]
+    return pa.chunked_array(chunks, pa.large_binary())
+
+
+def _joined(columns: Sequence[Any]) -> Any:
+    """Return one text for each row, each value with its length, so that none is taken for the end of another."""
     parts: list[Any] = []
-    for column in keys.columns:
+    for column in columns:
         if pa.types.is_floating(column.type):
             column = pc.add(column, 0.0)
         text = column if pa.types.is_binary(column.type) else column.cast(pa.string())
-        text = text.cast(pa.large_binary())
-        # With its length before it, no value can be taken for the end of another.
-        parts += [pc.binary_length(text).cast(pa.string()).cast(pa.large_binary()), text]
-    separator = pa.scalar(b":", pa.large_binary())
-    return pa.chunked_array(
-        [
-            pc.binary_join_element_wise(*chunk, separator)
-            for chunk in zip(*(part.chunks for part in parts), strict=True)
-        ],
-        pa.large_binary(),
-    )
+        length = pc.binary_length(text).cast(pa.string())
+        parts += [length.cast(pa.large_binary()), text.cast(pa.large_binary())]
+    return pc.binary_join_element_wise(*parts, pa.scalar(b":", pa.large_binary()))
 
 
 def _any_in(values: Any, among: Any) -> bool:
