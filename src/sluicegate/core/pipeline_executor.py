@@ -131,6 +131,7 @@ class _Active:
     pace: Pace
     heard_at: float  # when it last passed a checkpoint or made progress
     timer: _Timer | None = None
+    stall_seconds: float | None = None
     stall_timer: _Timer | None = None
     shielded_until: float | None = None
     remote: dict[int, RemoteStop] = field(default_factory=dict)
@@ -182,7 +183,6 @@ class PipelineExecutor:
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
         self._starting: set[str] = set()
-        self._ending: set[str] = set()  # tasks that waited for another attempt and get none
         # Decisions and settlings under way; nothing is handed back before they are known.
         self._unanswered = 0
         self._stops: dict[str, TaskStopping] = {}
@@ -576,9 +576,9 @@ class PipelineExecutor:
 
     def _end_waiting(self, run: JobRun, record: TaskRecord) -> None:
         """A task that was stopped alone in the pause before another attempt."""
-        if record.task_id in self._starting or record.task_id in self._ending or self._closing:
-            return  # refused, its start comes back here; handed back, the next holder does this
-        self._ending.add(record.task_id)
+        if record.pipeline in run.taken or run.job.is_terminal or self._closing:
+            return  # its start is on the way and will be refused; or it ends with its job; or the next holder does this
+        run.taken.add(record.pipeline)
         now, stop = self._clock.now(), run.job.task_stops[record.task_id]
         task_stop = TaskStop(
             cause=Cause.USER.value,
@@ -830,7 +830,8 @@ class PipelineExecutor:
                 spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds)
             )
         if spec.stall_timeout_seconds is not None:
-            self._watch_stall(task.task_id, active, spec.stall_timeout_seconds)
+            active.stall_seconds = spec.stall_timeout_seconds
+            self._watch_stall(task.task_id, active)
         self._handing.append(
             Assignment(
                 job_id=run.job.job_id,
@@ -851,7 +852,8 @@ class PipelineExecutor:
         handing, self._handing = self._handing, []
         for assignment in handing:
             run = self._active[assignment.task_id].run
-            if self._is_held(run) and not run.job.is_terminal and not self._closing:
+            stopped = run.job.is_terminal or assignment.task_id in run.job.task_stops
+            if self._is_held(run) and not stopped and not self._closing:
                 self._workers.run(assignment)
                 continue
             stats = run.records[assignment.spec.pipeline_id].stats
@@ -878,8 +880,12 @@ class PipelineExecutor:
         else:
             self._drop(run.job.job_id)
 
-    def _watch_stall(self, task_id: str, active: _Active, stall_seconds: float) -> None:
+    def _watch_stall(self, task_id: str, active: _Active) -> None:
         """Stop an attempt that passes no checkpoint and makes no progress; a shield is no stall."""
+        if (stall_seconds := active.stall_seconds) is None:
+            return
+        if active.stall_timer is not None:
+            active.stall_timer.cancel()
 
         def look() -> None:
             if self._active.get(task_id) is not active or task_id in self._stops:
@@ -1003,6 +1009,7 @@ class PipelineExecutor:
         if active := self._active.get(task_id):
             active.shielded_until = None if until_seconds is None else now + until_seconds
             active.heard_at = now
+            self._watch_stall(task_id, active)
         if stopping := self._stops.get(task_id):
             stopping.shield(now, until_seconds)
 
@@ -1142,7 +1149,6 @@ class PipelineExecutor:
             )
 
         def then(written: Written) -> None:
-            self._ending.discard(record.task_id)
             if not self._is_held(run):
                 return
             if not written.changed:
@@ -1163,7 +1169,7 @@ class PipelineExecutor:
         if task.status is not TaskStatus.PENDING:
             run.end(task.pipeline, succeeded=task.status is TaskStatus.SUCCESS)
         elif task.task_id in run.job.task_stops and not run.job.is_terminal:
-            run.give_back(task.pipeline)
+            run.put_aside(task.pipeline)
             self._end_waiting(run, task)  # a retry does not bring back what was stopped
             return
         elif pause and not run.job.is_terminal:

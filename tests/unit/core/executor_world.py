@@ -52,7 +52,9 @@ class World:
     def boot(self, *, recover: bool = True) -> None:
         """Start an executor, as after a crash of the one before: what that one had in memory is gone."""
         self.ledger = DirectLedger(self.store, lambda _: None)
-        self.manager = JobManager(self.store, self.ledger, self.clock, self.catalog)
+        self.manager = JobManager(
+            self.store, self.ledger, self.clock, self.catalog, tables=self.tables
+        )
         self.workers = FakeWorkers(self.capacity)
         self.executor = PipelineExecutor(
             store=self.store,
@@ -65,6 +67,8 @@ class World:
         )
         self.aside = self.executor._side = cast(Any, Aside())
         self.manager.wake, self.manager.executor_id = self.executor.wake, self.executor.executor_id
+        self.manager.outlook = self.executor.outlook
+        self.manager.rollbacks.freed = self.executor.tables_freed
         self.workers.start(self.executor._inbox.put)
         if recover:
             self.executor._post(self.executor._recover)

@@ -12,16 +12,28 @@ import pytest
 from executor_world import World, spec
 
 from sluicegate.core.cancellation import Stage
-from sluicegate.core.job import JobNotRunningError, JobStatus, StopMode, TaskStats, TaskStatus
+from sluicegate.core.job import (
+    JobNotResumableError,
+    JobNotRolledBackError,
+    JobNotRunningError,
+    JobStatus,
+    StopMode,
+    TableRollback,
+    TaskNotRunningError,
+    TaskStats,
+    TaskStatus,
+)
 from sluicegate.core.ports import Assignment, Settled, ShieldChanged, TaskEnded, UnitCommitted
 from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.core.transitions import StopRequest
 
 SEEDS = range(int(os.environ.get("SIMULATIONS", "40")))
 STEPS = 80
 SPECS = (
     spec("bronze.a", retries=1),
     spec("bronze.b", timeout_seconds=20.0, retries=2, retry_delay_seconds=5.0),
-    spec("bronze.c"),
+    spec("bronze.c", on_conflict="cancel_running", stall_timeout_seconds=15.0),
+    spec("bronze.d", on_conflict="reject", retries=1, retry_delay_seconds=3.0),
     spec("silver.a", "bronze.a"),
     spec("silver.b", "bronze.a", "bronze.b"),
     spec("gold.a", "silver.a", "silver.b", timeout_seconds=30.0),
@@ -37,6 +49,8 @@ class Simulation:
         self.committed: dict[str, int] = {}  # units in the table, by task
         self.whole: set[str] = set()
         self.permitted: set[tuple[str, int]] = set()  # asked for, by task and attempt
+        self.alone: set[str] = set()  # tasks that were stopped alone
+        self.alone_heard: set[str] = set()
         self.heard: set[str] = set()  # jobs whose stop the executor was told of by now
         self.story: list[str] = []
         self.world.workers.on_run = self.nothing_starts_after_a_stop
@@ -68,6 +82,45 @@ class Simulation:
             return
         if not elsewhere:
             self.heard.add(job_id)
+
+    def cancel_task(self) -> None:
+        tasks = sorted(self.world.store.memory.tasks)
+        if not tasks:
+            return
+        task = self.world.store.memory.tasks[self.chance.choice(tasks)]
+        mode = self.chance.choice([StopMode.GRACEFUL, StopMode.FORCE])
+        try:
+            self.world.manager.cancel_task(task.job_id, task.task_id, StopRequest("ann", mode=mode))
+        except (JobNotRunningError, TaskNotRunningError):
+            return
+        self.alone.add(task.task_id)
+        self.alone_heard.add(task.task_id)
+
+    def again(self) -> None:
+        jobs = sorted(self.world.store.memory.jobs)
+        if not jobs:
+            return
+        job_id = self.chance.choice(jobs)
+        with contextlib.suppress(JobNotResumableError):
+            if self.chance.random() < 0.8:
+                self.world.manager.resume(job_id, user_id="ann")
+            else:
+                self.world.manager.rerun(job_id, user_id="ann")
+
+    def roll_back(self) -> None:
+        jobs = sorted(self.world.store.memory.jobs)
+        if not jobs:
+            return
+        job_id = self.chance.choice(jobs)
+        tables = self.world.tables
+        tables.broken = self.chance.random() < 0.4
+        for task in self.world.store.tasks([job_id]):
+            tables.rollbacks[task.pipeline] = TableRollback(task.pipeline, 2, 1)
+        try:
+            with contextlib.suppress(JobNotRolledBackError):
+                self.world.manager.rollback(job_id, requested_by="root")
+        finally:
+            tables.broken = False
 
     def worker_says(self) -> None:
         live = sorted(self.world.workers.live.values(), key=lambda a: a.task_id)
@@ -124,6 +177,7 @@ class Simulation:
 
     def store_goes(self) -> None:
         self.world.store.unavailable = True
+        self.alone_heard.clear()
         self.heard.clear()  # a wake-up may have to be tried again
 
     def store_comes(self) -> None:
@@ -163,6 +217,9 @@ class Simulation:
         actions: list[tuple[Callable[[], None], int]] = [
             (self.run, 3),
             (self.cancel, 3),
+            (self.cancel_task, 2),
+            (self.again, 1),
+            (self.roll_back, 1),
             (self.worker_says, 16),
             (self.store_goes, 1),
             (self.store_comes, 4),
@@ -211,6 +268,7 @@ class Simulation:
     def nothing_starts_after_a_stop(self, task: Assignment) -> None:
         """Called for each task that is handed to a worker."""
         assert task.job_id not in self.heard, "a task of a job that was stopped is started"
+        assert task.task_id not in self.alone_heard, "a task that was stopped alone is started"
 
     def finish(self) -> None:
         """Let everything that is under way end well, and the store be there."""
@@ -219,6 +277,7 @@ class Simulation:
         self.world.ledger.release()
         self.world.aside.release()
         self.world.later(1)
+        self.world.manager.rollbacks.finish()
         if self.world.executor._closing:
             for task in list(self.world.workers.live.values()):
                 self.end(task)
@@ -256,14 +315,23 @@ class Simulation:
                     assert set(ups) <= {TaskStatus.SUCCESS}
             if job.status is JobStatus.SUCCESS:
                 assert len(tasks) == len(plan.steps)
-            if job.status is JobStatus.CANCELLED:
-                receipt = job.cancellation
+            assert job.rollback is None or job.rollback.finished_at is not None
+            if job.resumed_by is not None:
+                assert world.job(job.resumed_by).resumed_from == job.job_id
+            if job.resumed_from is not None:
+                assert world.job(job.resumed_from).resumed_by == job.job_id
+            receipt = job.cancellation
+            if job.status is JobStatus.CANCELLED and receipt is None:
+                assert {t.status for t in tasks.values()} == {TaskStatus.CANCELLED}
+                assert {t.task_id for t in tasks.values()} <= self.alone
+            elif job.status is JobStatus.CANCELLED:
                 assert receipt is not None
                 assert set(receipt.not_started) == set(plan.pipelines) - set(tasks)
                 names = [s.task_id for s in receipt.stopped]
-                assert sorted(names) == sorted(
-                    t.task_id for t in tasks.values() if t.status is TaskStatus.CANCELLED
-                )
+                stopped = {t.task_id for t in tasks.values() if t.status is TaskStatus.CANCELLED}
+                assert len(set(names)) == len(names)
+                assert set(names) <= stopped
+                assert stopped - set(names) <= self.alone  # before the whole job was
             for task in tasks.values():
                 if task.status is TaskStatus.SUCCESS:
                     assert task.task_id in self.whole, "a success that is not in the table"
