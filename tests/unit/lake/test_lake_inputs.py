@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from sluicegate.errors import Cancelled
 from sluicegate.input_kinds import KINDS
 from sluicegate.lake.errors import InputKindError, InputMissingError
 from sluicegate.lake.inputs import latest_version, load_input
@@ -112,6 +115,88 @@ def test_a_missing_or_only_fenced_input_says_what_to_run(tmp_path: Path) -> None
     ).open()
     with pytest.raises(InputMissingError):
         latest_version(lake, "bronze.flights")
+
+
+def test_a_table_that_holds_only_a_state_has_no_data_yet(tmp_path: Path) -> None:
+    """Its one column is ours, and must not reach a pipeline."""
+    lake = Lake(str(tmp_path))
+    identity = WriterIdentity("job", "task", 1, 1)
+    writer = TableWriter(lake, "bronze.flights", identity, mode="append", permit=lambda stats: None)
+    writer.open()
+    assert writer.commit(state={"last": 1}, final=True) is not None
+    with pytest.raises(InputMissingError):
+        load_input(lake, "bronze.flights")
+    again = TableWriter(
+        lake,
+        "bronze.flights",
+        WriterIdentity("job", "later", 1, 2),
+        mode="append",
+        permit=lambda stats: None,
+    )
+    again.open()
+    assert again.state == {"last": 1}
+    again.write([{"n": 1}])
+    again.commit(state={"last": 2}, final=True)
+    assert ids(load_input(lake, "bronze.flights")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole"), [(kind, kind.endswith(("Table", "DataFrame"))) for kind in KINDS[:6]]
+)
+def test_a_stop_while_an_input_is_loaded_comes_at_the_next_batch(
+    lake: Lake, kind: str, whole: bool
+) -> None:
+    """A table that fills the memory takes minutes; the lazy kinds have read nothing when they are handed over."""
+    write_deltalake(
+        str(lake.path("bronze.flights")),
+        pa.table({"n": range(300_000)}),
+        mode="overwrite",
+        schema_mode="overwrite",
+    )
+    passed = 0
+
+    def count() -> None:
+        nonlocal passed
+        passed += 1
+
+    assert len(ids(load_input(lake, "bronze.flights", kind, checkpoint=count))) == 300_000
+    assert (passed >= 3) is whole
+    stop_at = passed - 1
+
+    def stop() -> None:
+        nonlocal passed
+        passed += 1
+        if passed > stop_at:
+            raise Cancelled
+
+    passed = 0
+    if whole:
+        with pytest.raises(Cancelled):
+            load_input(lake, "bronze.flights", kind, checkpoint=stop)
+        assert passed == stop_at + 1
+
+
+def test_a_frame_has_the_types_of_its_lazy_form(lake: Lake) -> None:
+    """A pipeline that is made lazy later must not get other columns."""
+    now = datetime(2020, 1, 1, tzinfo=UTC)
+    row = {
+        "i": 1, "f": 1.5, "t": "x", "b": b"x", "o": True, "d": date(2020, 1, 1), "u": now,
+        "p": now.replace(tzinfo=None), "m": Decimal("1.10"), "l": [1], "s": {"a": "x", "b": [1.0]},
+    }  # fmt: skip
+    writer = TableWriter(
+        lake,
+        "silver.types",
+        WriterIdentity("j", "t", 1, 1),
+        mode="append",
+        permit=lambda stats: None,
+    )
+    writer.open()
+    writer.write([row])
+    writer.commit(final=True)
+    lazy = load_input(lake, "silver.types", "polars.LazyFrame").collect()
+    whole = load_input(lake, "silver.types", "polars.DataFrame")
+    assert whole.schema == lazy.schema
+    assert whole.equals(lazy)
 
 
 def test_an_unknown_kind_names_the_known_ones(lake: Lake) -> None:
