@@ -123,8 +123,13 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing about this job can move any more."""
+        """Whether its end is stored, and with it the whole receipt of a stop."""
         return self.is_terminal and self.completed_at is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is over, and no task of it is still running out of our reach (outcome `unconfirmed`)."""
+        return self.is_over and not self.running_tasks
 
     @property
     def rolled_back(self) -> frozenset[str]:

@@ -329,12 +329,16 @@ class JobManager:
                     raise error
         return ManyStopped(tuple(results))
 
-    def preview_cancel_many(self, job_ids: Sequence[str]) -> ManyStopped:
+    def preview_cancel_many(
+        self, job_ids: Sequence[str], mode: StopMode = StopMode.GRACEFUL
+    ) -> ManyStopped:
         """Return what `cancel_many` would come to, changing nothing."""
         results: list[tuple[str, StopResult]] = []
         for job_id in dict.fromkeys(job_ids):
             try:
-                ended = self._store.get(job_id).is_terminal
+                job = self._store.get(job_id)
+                # One that is still stopping can be forced.
+                ended = job.is_terminal and not (job.stopping and mode is StopMode.FORCE)
             except JobNotFoundError:
                 results.append((job_id, StopResult.NOT_FOUND))
             else:
@@ -594,16 +598,19 @@ def kept(tasks: Sequence[TaskRecord]) -> tuple[Kept, ...]:
 def close_job(job: Job, plan: Plan, tasks: Sequence[TaskRecord], now: datetime) -> Change:
     """The change that ends a job, or closes the receipt of a cancelled one; with its event and log line.
 
+    Where a task could not be reached the receipt is closed as `unconfirmed`, and this is done again at its end.
     A task that was waiting for another attempt will not get one: it ends with its job.
     """
     stored, ended = job, []
     for task in tasks:
-        if task.status is TaskStatus.PENDING:
+        if task.status is TaskStatus.PENDING and not stored.is_over:
             stop = _stop_while_waiting(job, now)
             job, task = end_attempt(job, task, Ended(TaskEvent.CANCEL, now, task.stats, stop=stop))
             ended.append(task)
     after = end_job(job, now, not_started=not_started(plan, tasks), kept=kept(tasks))
     kind = "job.stopped" if after.status is JobStatus.CANCELLED else "job.finished"
+    if job.is_over:
+        kind = "job.confirmed"
     return Change(
         after,
         made_from=stored.version,
@@ -668,6 +675,12 @@ def _stop_line(request: StopRequest, kind: str) -> str:
 
 def _end_line(job: Job) -> str:
     receipt = job.cancellation
+    if job.running_tasks:
+        return (
+            f"stop unconfirmed: {job.running_tasks} tasks cannot be reached; it goes on being tried"
+        )
+    if receipt is not None and receipt.confirmed_at is not None:
+        return "stop confirmed: the tasks that could not be reached have ended"
     if job.status is not JobStatus.CANCELLED or receipt is None:
         return (
             f"job ended {job.status.value}: {job.completed_tasks} of {job.total_tasks} succeeded,"

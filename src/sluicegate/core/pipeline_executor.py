@@ -91,6 +91,7 @@ STORE_PAUSE_SECONDS: Final = 0.5
 PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
+CONTACT_SECONDS: Final = 1.0
 SHORT_TASK_SECONDS: Final = 0.02
 WIDE_TASKS_MIN: Final = 32
 MEAN_OF_TASKS: Final = 8
@@ -133,6 +134,8 @@ class _Active:
     timer: _Timer | None = None
     stall_seconds: float | None = None
     stall_timer: _Timer | None = None
+    lost_timer: _Timer | None = None
+    is_lost: bool = False  # it was killed, and nothing was heard of it since
     shielded_until: float | None = None
     remote: dict[int, RemoteStop] = field(default_factory=dict)
     progress_stored: float = 0.0
@@ -350,10 +353,14 @@ class PipelineExecutor:
                 if stage is not Stage.CHECKPOINT:
                     log.info("task_stop_stage task_id=%s stage=%s", stopping.task_id, stage)
                 self._workers.deliver(stopping.task_id, stage)
+                if stage is Stage.KILL:
+                    self._expect_end(stopping.task_id)
         self._safely(self._fill_workers)
         touched, self._touched = self._touched, {}
         for run in touched.values():
-            if run.is_drained and not self._closing and self._is_held(run):
+            if self._closing or not self._is_held(run):
+                continue
+            if run.is_drained or self._is_out_of_reach(run):
                 self._close(run)
         self._send_out()
         if self._closing and not self._active and not self._unanswered:
@@ -446,7 +453,7 @@ class PipelineExecutor:
                 self._saw(run, job)
             else:
                 self._drop(job_id)
-        elif job.is_over or self._closing:
+        elif job.is_settled or self._closing:
             return
         elif any(active.run.job.job_id == job_id for active in self._active.values()):
             # Its tasks of an earlier holding are being ended here; only then may they run again.
@@ -457,7 +464,11 @@ class PipelineExecutor:
             self._claim(job)
 
     def _recover(self) -> None:
-        for job in self._store.unfinished():
+        unfinished = list(self._store.unfinished())
+        # What a stop could not reach before has no end yet, though its job has.
+        holding = {writer.job_id for writer in self._store.held_writers() if writer.job_id}
+        held = [self._store.get(job_id) for job_id in holding - {j.job_id for j in unfinished}]
+        for job in (*unfinished, *(job for job in held if not job.is_settled)):
             # One that was created here meanwhile has its own message.
             if job.job_id not in self._runs and job.executor_id != self.executor_id:
                 self._claim(job)
@@ -479,7 +490,7 @@ class PipelineExecutor:
         """Take over a job. A stop and a hand-back are no recovery; only running tasks that nobody watched are."""
 
         def decide(job: Job) -> Change | None:
-            if job.is_over or job.lease != seen.lease:
+            if job.is_settled or job.lease != seen.lease:
                 return None
             died = job.executor_id is not None and bool(job.running_tasks)
             return Change(
@@ -623,19 +634,46 @@ class PipelineExecutor:
         spec = self._manager.catalog.specs.get(pipeline)
         return CancelPolicy(**spec.cancel) if spec is not None and spec.cancel else DEFAULT_POLICY
 
+    def _expect_end(self, task_id: str) -> None:
+        """A task was killed. When nothing is heard for the lease time it is out of reach; the kill is tried again."""
+        active = self._active[task_id]
+
+        def look() -> None:
+            if self._active.get(task_id) is active:
+                active.is_lost = True
+                self._touched[active.run.job.job_id] = active.run
+                self._workers.deliver(task_id, Stage.KILL)
+                active.lost_timer = self._later(self._lease_seconds, look)
+
+        active.lost_timer = self._later(self._lease_seconds + CONTACT_SECONDS, look)
+
+    def _is_out_of_reach(self, run: JobRun) -> bool:
+        """Whether all that is left of a job that is being stopped are tasks that nothing is heard of."""
+        if not run.job.stopping:
+            return False
+        lost = {a.pipeline for a in self._active.values() if a.run is run and a.is_lost}
+        return run.taken == lost
+
     def _close(self, run: JobRun) -> None:
-        """Every task has ended: end the job, or close the receipt of its stop."""
-        self._forget(run)
+        """Every task has ended, or is out of reach: end the job, or close the receipt of its stop."""
+        if not run.taken:
+            self._forget(run)
         now = self._clock.now()
         records = list(run.records.values())
 
         def decide(job: Job) -> Change | None:
-            if job.is_over or not self._mine(job, run):
+            if not self._mine(job, run):
+                return None
+            receipt = job.cancellation
+            if job.is_over and not (receipt is not None and receipt.is_unconfirmed):
+                return None
+            if job.is_over and job.running_tasks:
                 return None
             return close_job(job, run.plan, records, now)
 
         def then(written: Written) -> None:
             self.cancelled_jobs.discard(written.job.job_id)
+            self._heard(run, written)
 
         self._write(run.job.job_id, decide, then)
 
@@ -1033,7 +1071,7 @@ class PipelineExecutor:
         active.over = True
         lasted = self._clock.monotonic() - active.since
         self._mean_seconds += (lasted - self._mean_seconds) / MEAN_OF_TASKS
-        for timer in (active.timer, active.stall_timer):
+        for timer in (active.timer, active.stall_timer, active.lost_timer):
             if timer is not None:
                 timer.cancel()
         remote = tuple(active.remote.values())
@@ -1227,7 +1265,7 @@ class PipelineExecutor:
         now = self._clock.now()
 
         def decide(job: Job) -> Change | None:
-            if job.is_over or not self._mine(job, run):
+            if job.is_settled or not self._mine(job, run):
                 return None
             if not run.taken and (
                 job.is_terminal or run.is_drained

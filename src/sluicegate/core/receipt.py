@@ -87,17 +87,22 @@ class Receipt:
         *,
         not_started: Iterable[str],
         kept: Iterable[Kept],
-        finished: bool,
+        outcome: StopOutcome,
     ) -> Receipt:
-        """Close it: the last task is gone. `finished` says that nothing was left to stop."""
+        """Close it: the last task is gone, or cannot be reached (`unconfirmed`)."""
         return replace(
             self,
             stopped_at=now,
             latency_ms=latency_ms(self.requested_at, now),
             not_started=tuple(not_started),
             kept=tuple(kept),
-            outcome=StopOutcome.FINISHED if finished else StopOutcome.STOPPED,
+            outcome=outcome,
         )
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether a task could not be reached, and nothing was heard of it since."""
+        return self.outcome is StopOutcome.UNCONFIRMED and self.confirmed_at is None
 
 
 def latency_ms(since: datetime, now: datetime) -> float:

@@ -26,7 +26,7 @@ from sluicegate.core.job import (
     TaskStop,
     TaskStopRequest,
 )
-from sluicegate.core.receipt import Cause, Kept, Receipt, Stopped
+from sluicegate.core.receipt import Cause, Kept, Receipt, StopOutcome, Stopped
 from sluicegate.errors import SluicegateError
 
 
@@ -253,16 +253,22 @@ def decide_task_cancel(job: Job, task: TaskRecord, request: StopRequest, now: da
     return replace(job, task_stops={**job.task_stops, task.task_id: stop})
 
 
+def _unsettled(job: Job) -> str:
+    if job.is_over:
+        return "a task of it was out of reach when it was stopped, and may still run"
+    return "it is still stopping" if job.stopping else f"it is {job.status.value}"
+
+
 def decide_rollback(job: Job, rollback: Rollback) -> Job:
     """Decide to take back what an ended job has published.
 
     Raises: `JobNotRolledBackError`: it runs, stops or was rolled back before.
     """
-    if not job.is_over:
+    if not job.is_settled:
         raise JobNotRolledBackError(
             job.job_id,
             "job_not_ended",
-            "it is still stopping" if job.stopping else f"it is {job.status.value}",
+            _unsettled(job),
             "wait until it has ended, or cancel it",
         )
     if job.rollback is not None:
@@ -281,11 +287,11 @@ def decide_resume(job: Job, resumed_by: str) -> Job:
 
     Raises: `JobNotResumableError`: it runs, stops, has succeeded, or was resumed before.
     """
-    if not job.is_over:
+    if not job.is_settled:
         raise JobNotResumableError(
             job,
             "job_not_ended",
-            "it is still stopping" if job.stopping else f"it is {job.status.value}",
+            _unsettled(job),
             "wait until it has ended",
         )
     if job.status is JobStatus.SUCCESS:
@@ -325,13 +331,22 @@ def may_commit(job: Job, task: TaskRecord, *, stopping_alone: bool, lease: int) 
 def end_job(
     job: Job, now: datetime, *, not_started: tuple[str, ...], kept: tuple[Kept, ...]
 ) -> Job:
-    """End a job whose tasks have all ended, or close the receipt of one that was cancelled."""
+    """End a job whose tasks have all ended, or close the receipt of one that was cancelled.
+
+    A cancelled job with tasks that run out of our reach ends `unconfirmed`; called again when they have ended, it says
+    so in the receipt.
+    """
+    receipt = job.cancellation
     if job.is_over:
-        return job
-    if job.status is JobStatus.CANCELLED and job.cancellation is not None:
-        finished = job.completed_tasks == job.total_tasks
-        receipt = job.cancellation.closed(
-            now, not_started=not_started, kept=kept, finished=finished
-        )
+        if receipt is None or not receipt.is_unconfirmed or job.running_tasks:
+            return job
+        return replace(job, cancellation=replace(receipt, confirmed_at=now, kept=kept))
+    if job.status is JobStatus.CANCELLED and receipt is not None:
+        outcome = StopOutcome.STOPPED
+        if job.running_tasks:
+            outcome = StopOutcome.UNCONFIRMED
+        elif job.completed_tasks == job.total_tasks:
+            outcome = StopOutcome.FINISHED
+        receipt = receipt.closed(now, not_started=not_started, kept=kept, outcome=outcome)
         return replace(job, completed_at=now, cancellation=receipt)
     return replace(job, status=next_status(job.status, ending(job)), completed_at=now)

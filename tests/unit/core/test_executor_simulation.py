@@ -192,7 +192,7 @@ class Simulation:
             self.world.aside.release()
 
     def pass_time(self) -> None:
-        self.world.clock.pass_(self.chance.choice([0.3, 1.0, 6.0]))
+        self.world.clock.pass_(self.chance.choice([0.3, 1.0, 6.0, 12.0]))
 
     def crash(self) -> None:
         if not self.world.store.unavailable:

@@ -20,17 +20,15 @@ def test_what_stopped_is_listed_in_the_order_in_which_it_was_gone() -> None:
     assert (receipt.stopped_at, receipt.outcome, receipt.latency_ms) == (None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("finished", "outcome"), [(True, StopOutcome.FINISHED), (False, StopOutcome.STOPPED)]
-)
-def test_closing_says_when_and_what_it_came_to(finished: bool, outcome: StopOutcome) -> None:
-    """`finished`: everything was done before the stop took effect."""
+@pytest.mark.parametrize("outcome", StopOutcome)
+def test_closing_says_when_and_what_it_came_to(outcome: StopOutcome) -> None:
+    """What was stopped before stays in it."""
     receipt = Receipt(T0, "ann", reason="why").with_stopped(ONE)
     closed = receipt.closed(
         T0 + timedelta(milliseconds=12.5),
         not_started=["gold.a"],
         kept=[Kept("bronze.a", 3, 10)],
-        finished=finished,
+        outcome=outcome,
     )
     assert (closed.outcome, closed.latency_ms, closed.stopped) == (outcome, 12.5, (ONE,))
     assert (closed.not_started, closed.kept) == (("gold.a",), (Kept("bronze.a", 3, 10),))
