@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"errors"},
     "app": {"api", "clock", "config", "core", "home", "stores", "workers", *DECLARE},
     "demo": {"config", "home", *DECLARE},
-    "hostile": {".", "workers.process_tree"},
+    "hostile": {".", "declare", "workers.process_tree"},
     "verify": {"app", "config", "core", "home", "errors", "workers.process_tree"},
     "cli": {"app", "client", "clock", "config", "core", "demo", "home", "verify", *DECLARE},
     ".": {"cancel_policy", "declare", "errors", "task"},

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from sluicegate.cli import demo, doctor, jobs, keys, pipelines, project, run, serve, tables
+from sluicegate.cli import (
+    demo,
+    doctor,
+    jobs,
+    keys,
+    pipelines,
+    project,
+    run,
+    serve,
+    tables,
+    verify_stop,
+)
 from sluicegate.cli.edge import Commands
 
 app = typer.Typer(
@@ -24,6 +35,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(tables.app, name="tables")
 app.add_typer(keys.app, name="keys")
+app.command("verify-stop")(verify_stop.verify_stop)
 app.command("doctor")(doctor.doctor)
 
 

@@ -28,7 +28,7 @@ BATCH_MAX: Final = 512
 LINES_MAX: Final = 1000
 WRITE_ATTEMPTS_MAX: Final = 20
 HEADERS_KEPT_MAX: Final = 4096
-LOG_BACKLOG_MAX: Final = 20_000
+LOG_BACKLOG_MAX: Final = 4_000
 
 
 class StoreContentionError(SluicegateError):

@@ -4,7 +4,8 @@ It starts the zygote, answers requests to end a worker's tree, and otherwise wai
 user code and loads no library, so there is little that could kill it; if something does, the executor replaces it.
 
 Messages in: `{"kill": [pid, started], "id"}`, `{"terminate": [pid, started]}`, `{"sweep": true, "id"}`.
-Messages out: `{"guard": pid, "zygote": pid}` once, then `{"id", "killed"}` for each kill and sweep.
+Messages out: `{"guard": pid, "zygote": pid}` once, then `{"id", "killed", "left"}` for each kill and sweep. What is
+`left` could not be ended yet (it waits for a disk that does not answer, say): ask again with the same id.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import select
 import signal
 import socket
 import sys
+from typing import Final
 
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
 from sluicegate.workers.process_tree import (
     ProcessId,
     become_subreaper,
+    children,
+    is_alive,
     kill_below,
     kill_tree,
     signal_tree,
 )
+
+# Long enough for a process that can die; others must not hold up the stops of other tasks.
+RETRY_SECONDS: Final = 0.05
 
 
 def main() -> None:
@@ -38,6 +45,7 @@ def main() -> None:
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     control = Channel(socket.socket(fileno=control_fd))
+    stuck: dict[ProcessId, int] = {}
     try:
         control.send({"guard": os.getpid(), "zygote": zygote})
         while True:
@@ -48,7 +56,7 @@ def main() -> None:
                     break  # without a zygote there are no workers: end, and be replaced
             if control.fileno() in readable:
                 for message in control.receive_ready():
-                    _answer(control, message, zygote)
+                    _answer(control, message, zygote, stuck)
     except ChannelClosedError:
         pass
     kill_below(os.getpid())
@@ -69,16 +77,27 @@ def _start_zygote(zygote_fd: int, control_fd: int) -> int:
         os._exit(0)
 
 
-def _answer(control: Channel, message: Message, zygote: int) -> None:
+def _answer(control: Channel, message: Message, zygote: int, stuck: dict[ProcessId, int]) -> None:
+    """Do what was asked. `stuck`: what could not be ended, with the request that it holds up, and no other."""
     killed = 0
     if "terminate" in message:
         signal_tree(ProcessId(*message["terminate"]), signal.SIGTERM)
         return
     if "kill" in message:
         killed = kill_tree(ProcessId(*message["kill"]))
+    for process, request in list(stuck.items()):
+        if request == message["id"]:
+            killed += kill_tree(process, within_seconds=RETRY_SECONDS)
+        if not is_alive(process):
+            del stuck[process]
     # What a dead worker left has come to us as orphans; the zygote is our only child of our own.
-    killed += kill_below(os.getpid(), spare=frozenset({zygote}))
-    control.send({"id": message["id"], "killed": killed})
+    spare = frozenset({zygote, *(process.pid for process in stuck)})
+    killed += kill_below(os.getpid(), spare=spare)
+    for process in children(os.getpid()):
+        if process.pid != zygote:
+            stuck.setdefault(process, message["id"])
+    left = sum(request == message["id"] for request in stuck.values())
+    control.send({"id": message["id"], "killed": killed, "left": left})
 
 
 def _reap(zygote: int) -> bool:

@@ -105,6 +105,7 @@ class _Worker:
     exit_status: int | None = None
     closing: bool = False  # a kill or sweep was asked of the guard
     killed_so_far: int = 0
+    left: int = 0  # processes of it that could not be ended yet
     killed: int | None = None  # and answered: nothing of it is left
     lost_guard: bool = False
     born_at: float = field(default_factory=time.monotonic)
@@ -471,7 +472,9 @@ class LocalWorkers:
         worker.killed_so_far += message["killed"]
         if message["left"]:
             # A task that has left a process is not stopped, and is not told as stopped.
-            log.warning("process_not_ended worker=%s left=%s", worker.number, message["left"])
+            if not worker.left:
+                log.warning("process_not_ended worker=%s left=%s", worker.number, message["left"])
+            worker.left = message["left"]
             self._ask_again.append((time.monotonic() + ASK_AGAIN_SECONDS, number))
             return
         del self._kills[number]
