@@ -17,10 +17,10 @@ from fastapi import FastAPI
 
 from sluicegate.api import Service, close_event_streams
 from sluicegate.core.ids import new_id
-from sluicegate.core.job import Job, TaskRecord, TaskStats, TaskStatus
+from sluicegate.core.job import Job, TableRollback, TaskRecord, TaskStats, TaskStatus
 from sluicegate.core.ledger import Ledger
-from sluicegate.core.ports import Change, Settled, Store
-from sluicegate.core.transitions import start_task
+from sluicegate.core.ports import Change, Settled, Store, Writer
+from sluicegate.core.transitions import Ended, TaskEvent, end_attempt, end_job, start_task
 from sluicegate.errors import SluicegateError
 from sluicegate.spec import PipelineSpec
 
@@ -50,7 +50,16 @@ class TableMissingError(SluicegateError):
 
 
 class OneTable:
-    """A lake that holds `bronze.flights`."""
+    """A lake that holds `bronze.flights`, which each job has taken from version 2 to 3."""
+
+    def __init__(self) -> None:
+        self.put_back: list[TableRollback] = []
+
+    def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
+        return TableRollback(table, 3, 2)
+
+    def roll_back(self, step: TableRollback, writer: Writer) -> None:
+        self.put_back.append(step)
 
     def settle(self, table: str, task_id: str) -> Settled:
         return Settled(TaskStats(), complete=False)
@@ -136,6 +145,32 @@ class World:
 
         assert self.ledger.write(job_id, decide).changed
         return task
+
+    def end(self, task: TaskRecord, event: TaskEvent, stats: TaskStats | None = None) -> None:
+        """End a task of a job, as an executor would."""
+        ended = Ended(event, self.clock.now(), stats or TaskStats())
+
+        def decide(job: Job) -> Change | None:
+            after, done = end_attempt(job, task, ended)
+            return Change(after, made_from=job.version, tasks=(done,))
+
+        assert self.ledger.write(task.job_id, decide).changed
+
+    def close(self, job_id: str) -> None:
+        """End a job whose tasks have ended, as an executor would."""
+
+        def decide(job: Job) -> Change | None:
+            after = end_job(job, self.clock.now(), not_started=(), kept=())
+            return Change(after, made_from=job.version)
+
+        assert self.ledger.write(job_id, decide).changed
+
+    def stopped(self, *pipelines: str) -> str:
+        """Create a job, cancel it before it starts, and return its id; it is over."""
+        job_id = self.run(*pipelines)
+        self.client().post(f"/api/jobs/{job_id}/cancel").raise_for_status()
+        self.close(job_id)
+        return job_id
 
 
 class _AppTransport(httpx.BaseTransport):

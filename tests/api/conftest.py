@@ -30,12 +30,13 @@ def make_world(tmp_path: Path, portal: BlockingPortal) -> Iterator[MakeWorld]:
     """Return a function that makes worlds over one store; keywords change its `Service`."""
     store, hub, clock = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Hub(), StepClock()
     ledger = Ledger(store, hub.publish)
-    manager = JobManager(store, ledger, clock, Catalog(SPECS, "c0de"), wake=lambda job_id, job: None)
+    catalog, lake = Catalog(SPECS, "c0de", "pipelines.py"), OneTable()
+    manager = JobManager(store, ledger, clock, catalog, wake=lambda job_id, job: None, tables=lake)
     roles = ("viewer", "operator", "admin")
     keys = {role: create_key(store, clock, role, role)[1] for role in roles}
 
     def make(**changes: Any) -> World:
-        service = Service(manager, store, OneTable(), hub, clock, version="0.1.0")
+        service = Service(manager, store, lake, hub, clock, version="0.1.0")
         service = replace(service, **changes)
         return World(service, ledger, create_api(service), clock, portal, keys)
 

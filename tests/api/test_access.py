@@ -39,6 +39,11 @@ CALLS = [
     ("viewer", "DELETE", "/api/session"),
     ("operator", "POST", "/api/jobs"),
     ("operator", "POST", "/api/jobs/x/cancel"),
+    ("operator", "POST", "/api/jobs/cancel"),
+    ("operator", "POST", "/api/jobs/x/tasks/t/cancel"),
+    ("operator", "POST", "/api/jobs/x/resume"),
+    ("operator", "POST", "/api/jobs/x/rerun"),
+    ("admin", "POST", "/api/jobs/x/rollback"),
     ("admin", "GET", "/api/keys"),
     ("admin", "POST", "/api/keys"),
     ("admin", "DELETE", "/api/keys/x"),
@@ -70,7 +75,7 @@ def test_no_route_is_open_by_mistake(world: World) -> None:
     known = {(method, path.partition("?")[0]) for _, method, path in CALLS} | OPEN
     described = world.client(None).get("/openapi.json").json()["paths"]
     for path, calls in described.items():
-        template = path.replace("{job_id}", "x").replace("{name}", "x")
+        template = path.replace("{job_id}", "x").replace("{name}", "x").replace("{task_id}", "t")
         template = template.replace("{table}", "bronze.flights")
         assert {(method.upper(), template) for method in calls} <= known
 

@@ -136,13 +136,13 @@ def test_details_have_plan_and_tasks_under_the_contract_names(world: World) -> N
     world.start(job_id, "bronze.flights", progress=TaskProgress(1, 4))
     world.clock.advance(1.5)
     job = world.client("viewer").get(f"/api/jobs/{job_id}").json()
-    assert job.keys() >= JOB_FIELDS | {"plan", "tasks"}
+    assert job.keys() >= JOB_FIELDS | {"plan", "tasks", "rollback"}
     assert job["plan"] == [
         {"pipeline": "bronze.flights", "depends_on": []},
         {"pipeline": "silver.flights", "depends_on": ["bronze.flights"]},
     ]
     (task,) = job["tasks"]
-    assert task.keys() == TASK_FIELDS
+    assert task.keys() == TASK_FIELDS | {"stopping"}
     assert (task["layer"], task["pipeline_name"]) == ("bronze", "flights")
     assert task["progress"] == {"done": 1, "total": 4, "unit": "rows"}
     assert (job["status"], job["progress_percent"], job["duration_seconds"]) == (

@@ -13,7 +13,17 @@ from sluicegate.api import errors, guards, openapi, page
 from sluicegate.api.auth import Access, issue_sign_in_token
 from sluicegate.api.deps import Service
 from sluicegate.api.event_feed import EventFeed
-from sluicegate.api.routes import events, health, jobs, keys, pipelines, session, tables
+from sluicegate.api.routes import (
+    again,
+    events,
+    health,
+    jobs,
+    keys,
+    pipelines,
+    session,
+    stops,
+    tables,
+)
 
 __all__ = ["Service", "close_event_streams", "create_api", "issue_sign_in_token"]
 
@@ -39,7 +49,8 @@ def create_api(service: Service) -> FastAPI:
     app.state.access = Access(service)
     app.state.feed = EventFeed(service.hub, service.store)
     app.state.table_reads = CapacityLimiter(tables.READS_AT_ONCE)
-    for routes in (jobs, pipelines, tables, events, keys, session, health):
+    app.state.rollbacks = CapacityLimiter(again.ROLLBACKS_AT_ONCE)
+    for routes in (jobs, stops, again, pipelines, tables, events, keys, session, health):
         app.include_router(routes.router)
     page.install(app)
     openapi.install(app)

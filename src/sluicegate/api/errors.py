@@ -18,7 +18,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sluicegate.core.job import JobNotRunningError
+from sluicegate.core.job import (
+    JobNotResumableError,
+    JobNotRolledBackError,
+    JobNotRunningError,
+    TaskNotRunningError,
+)
 from sluicegate.errors import SluicegateError
 
 logger = logging.getLogger("sluicegate.api")
@@ -26,6 +31,7 @@ logger = logging.getLogger("sluicegate.api")
 STATUS: Final[Mapping[str, int]] = {
     "bad_request": 400,
     "job_not_running": 400,  # as the seed says; so is job_not_found, but for a cancel only
+    "task_not_running": 400,
     "unauthorized": 401,
     "invalid_api_key": 401,
     "sign_in_link_invalid": 401,
@@ -38,14 +44,25 @@ STATUS: Final[Mapping[str, int]] = {
     "table_version_not_found": 404,
     "task_not_found": 404,
     "method_not_allowed": 405,
+    "already_resumed": 409,
+    "already_rolled_back": 409,
+    "content_gone": 409,
+    "job_not_ended": 409,
+    "job_succeeded": 409,
     "key_exists": 409,
+    "rolling_back": 409,
+    "table_busy": 409,
+    "table_changed": 409,
     "body_too_large": 413,
+    "filter_empty": 422,
     "invalid_cursor": 422,
     "invalid_key_name": 422,
     "invalid_request": 422,
     "invalid_role": 422,
+    "match_token_invalid": 422,
     "nothing_to_run": 422,
-    "pipeline_not_found": 422,
+    "pipeline_not_found": 422,  # 409 where a job of the past asks for it
+    "too_many_jobs": 422,
     "rate_limited": 429,
     "internal_error": 500,
     "not_ready": 503,
@@ -57,11 +74,14 @@ STATUS: Final[Mapping[str, int]] = {
 
 # The field of the request that an error of the core is about.
 FIELDS: Final[Mapping[str, str]] = {
+    "filter_empty": "filter",
     "invalid_cursor": "cursor",
     "invalid_key_name": "name",
     "invalid_role": "role",
+    "match_token_invalid": "match_token",
     "nothing_to_run": "layers",
     "pipeline_not_found": "pipelines",
+    "too_many_jobs": "filter",
 }
 
 RETRY_SECONDS: Final = 2
@@ -159,6 +179,18 @@ class InvalidCursorError(SluicegateError):
         )
 
 
+class FilterEmptyError(SluicegateError):
+    """A filter that would mean every job that has not ended."""
+
+    code = "filter_empty"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the filter has no condition",
+            mend='to stop all that has not ended, say so: {"status": ["pending", "running"]}',
+        )
+
+
 def problem(
     code: str,
     detail: str,
@@ -180,28 +212,49 @@ def problem(
 
 
 def render_error(error: SluicegateError, *, status: int | None = None) -> JSONResponse:
-    """Return an error of ours; one that no client caused is logged and shown as an incident."""
+    """Return an error of ours; one that no client caused is logged and shown as an incident.
+
+    Args:
+        status: Answered in place of the usual one; the error is then about no field of the request.
+    """
     code = error.code
     if code not in STATUS:
         return render_incident(error)
     members: dict[str, Any] = {"mend": error.mend} if error.mend else {}
     headers: dict[str, str] = {}
-    if isinstance(error, JobNotRunningError):
-        # The contract's "its `status` is in the body"; `status` itself is RFC 9457's HTTP status.
-        members |= {"job_id": error.job_id, "job_status": error.status.value}
+    members |= _facts(error)
     if isinstance(error, NotReadyError):
         members["checks"] = error.checks
     if isinstance(error, RateLimitedError):
         headers["Retry-After"] = str(max(1, -int(-error.retry_after_seconds // 1)))
-    if code in FIELDS:
-        members["errors"] = [{"field": FIELDS[code], "message": error.what}]
+    field = FIELDS.get(code) if status is None else None
+    if field is not None:
+        members["errors"] = [{"field": field, "message": error.what}]
     if STATUS[code] == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if STATUS[code] == 503:
         headers["Retry-After"] = str(RETRY_SECONDS)
         logger.warning("request_refused code=%s what=%s", code, error.what)
-    detail = f"{FIELDS[code]}: {error.what}" if code in FIELDS else error.what
+    detail = error.what if field is None else f"{field}: {error.what}"
     return problem(code, detail, status=status, headers=headers, **members)
+
+
+def _facts(error: SluicegateError) -> dict[str, Any]:
+    """The job or task that an error is about, and how it is with that.
+
+    The contract's "its `status` is in the body" is `job_status`: `status` itself is RFC 9457's HTTP status.
+    """
+    match error:
+        case JobNotRunningError(job_id=job_id, status=status):
+            return {"job_id": job_id, "job_status": status.value}
+        case TaskNotRunningError(task_id=task_id, status=task_status):
+            return {"task_id": task_id, "task_status": task_status.value}
+        case JobNotResumableError(job_id=job_id, status=status, resumed_by=resumed_by):
+            facts = {"job_id": job_id, "job_status": status.value}
+            return facts if resumed_by is None else {**facts, "resumed_by": resumed_by}
+        case JobNotRolledBackError(job_id=job_id):
+            return {"job_id": job_id}
+    return {}
 
 
 def render_incident(error: BaseException) -> JSONResponse:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from sluicegate.api.errors import dumps_strictly
 from sluicegate.core.job import JobStatus, StopMode, TaskStatus
+from sluicegate.core.job_manager import StopResult
 from sluicegate.core.keys import Role
 from sluicegate.core.receipt import Cause, StopOutcome
 
@@ -30,9 +31,13 @@ PARAMS_BYTES_MAX: Final = 65_536
 PARAMS_DEPTH_MAX: Final = 32
 PRIORITY_MAX: Final = 1_000_000
 TIMEOUT_SECONDS_MAX: Final = 10 * 366 * 86_400
+JOBS_MAX: Final = 10_000
+# Twice what the token of so many jobs takes.
+MATCH_TOKEN_MAX: Final = 220_000
 
 Layer = Literal["bronze", "silver", "gold"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Reason = Annotated[str, Field(max_length=1000)]
 
 
 class _Request(BaseModel):
@@ -96,8 +101,63 @@ class RunJobRequest(_Request):
 class CancelJobRequest(_Request):
     """How and why to stop. May be absent altogether."""
 
-    reason: Annotated[str, Field(max_length=1000)] | None = None
+    reason: Reason | None = None
     mode: StopMode = StopMode.GRACEFUL
+
+
+class CancelTaskRequest(_Request):
+    """How and why to stop one task. There is no `drain`: the rest of the job goes on anyway."""
+
+    reason: Reason | None = None
+    mode: Literal["graceful", "force"] = "graceful"
+
+
+class JobFilter(_Request):
+    """Which jobs, by the names of the history's query; each a value or a list. All names must hold."""
+
+    status: list[JobStatus] = []
+    pipeline: list[str] = []
+    layer: list[Layer] = []
+    label: list[str] = []
+    user_id: list[str] = []
+    trigger: list[str] = []
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+
+    @field_validator("status", "pipeline", "layer", "label", "user_id", "trigger", mode="before")
+    @classmethod
+    def _one_value_is_a_list_of_one(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("created_after", "created_before", mode="before")
+    @classmethod
+    def _a_list_of_one_is_a_value(cls, value: Any) -> Any:
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @field_validator("label")
+    @classmethod
+    def _labels_are_pairs(cls, labels: list[str]) -> list[str]:
+        return _checked_labels(labels)
+
+
+class CancelJobsRequest(CancelJobRequest):
+    """Which jobs to stop, how and why: `job_ids`, or a `filter`."""
+
+    job_ids: Annotated[list[Text], Field(max_length=JOBS_MAX)] | None = None
+    filter: Annotated[JobFilter | None, Field(validate_default=True)] = None
+    dry_run: StrictBool = False
+    match_token: Annotated[str, Field(max_length=MATCH_TOKEN_MAX)] | None = None
+
+    @field_validator("filter")
+    @classmethod
+    def _either_ids_or_a_filter(cls, asked: JobFilter | None, info: Any) -> JobFilter | None:
+        if "job_ids" in info.data and (asked is None) == (info.data["job_ids"] is None):
+            raise ValueError("say which jobs, by 'job_ids' or by a 'filter', not by both")
+        return asked
+
+
+class NoFields(_Request):
+    """A body that holds nothing: a `dry_run` in the wrong place must not be overlooked."""
 
 
 class SignInRequest(_Request):
@@ -132,10 +192,25 @@ class HistoryParameters(BaseModel):
     @field_validator("label")
     @classmethod
     def _labels_are_pairs(cls, labels: list[str]) -> list[str]:
-        for label in labels:
-            if not label.partition(":")[0] or ":" not in label:
-                raise ValueError(f"must be key:value, got {label!r}")
-        return labels
+        return _checked_labels(labels)
+
+
+class NoParameters(BaseModel):
+    """None."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DryRunParameters(NoParameters):
+    """Whether to change nothing and only say what would be done."""
+
+    dry_run: bool = False
+
+
+class CancelParameters(DryRunParameters):
+    """How to answer a stop."""
+
+    if_not_running: Literal["error", "ignore"] = "error"
 
 
 class PageParameters(BaseModel):
@@ -153,6 +228,13 @@ class LogParameters(PageParameters):
     task_id: str | None = None
 
 
+def _checked_labels(labels: list[str]) -> list[str]:
+    for label in labels:
+        if not label.partition(":")[0] or ":" not in label:
+            raise ValueError(f"must be key:value, got {label!r}")
+    return labels
+
+
 def _is_shallow(value: Any, levels: int) -> bool:
     """Whether a JSON value has at most so many levels of arrays and objects."""
     if not isinstance(value, dict | list):
@@ -165,7 +247,7 @@ def _is_shallow(value: Any, levels: int) -> bool:
 
 
 class ProblemShape(BaseModel):
-    """Every error (RFC 9457). More members: `errors`, `mend`, `job_status`, `incident_id`."""
+    """Every error (RFC 9457). More members: `errors`, `mend`, `job_status`, `resumed_by`, `incident_id`."""
 
     type: str
     title: str
@@ -217,6 +299,8 @@ class ReceiptShape(BaseModel):
     stopped: list[StoppedShape]
     remote: list[RemoteShape]
     outcome: StopOutcome | None
+    confirmed_at: datetime | None
+    missing_means: list[str]
 
 
 class InputShape(BaseModel):
@@ -255,10 +339,11 @@ class StopShape(BaseModel):
     latency_ms: float
     processes_killed: int
     where: list[str]
+    remote: list[RemoteShape]
 
 
-class TaskShape(BaseModel):
-    """One pipeline inside one job."""
+class TaskFactsShape(BaseModel):
+    """What a task knows by itself."""
 
     task_id: str
     pipeline_name: str
@@ -276,10 +361,33 @@ class TaskShape(BaseModel):
     stop: StopShape | None
 
 
-class LastTaskShape(TaskShape):
+class TaskShape(TaskFactsShape):
+    """One pipeline inside one job."""
+
+    stopping: bool
+
+
+class LastTaskShape(TaskFactsShape):
     """The last task of a pipeline, and its job."""
 
     job_id: str
+
+
+class PutBackShape(BaseModel):
+    """A table of a rollback; `to_version` is null where it becomes empty."""
+
+    table: str
+    from_version: int
+    to_version: int | None
+
+
+class RollbackShape(BaseModel):
+    """That a job was taken back; while it is being done, `finished_at` is null."""
+
+    requested_at: datetime
+    requested_by: str
+    finished_at: datetime | None
+    tables: list[PutBackShape]
 
 
 class JobShape(BaseModel):
@@ -309,6 +417,7 @@ class JobShape(BaseModel):
     code_version: str | None
     error: str | None
     cancellation: ReceiptShape | None
+    rollback: RollbackShape | None
 
 
 class StepShape(BaseModel):
@@ -357,6 +466,45 @@ class StopPreviewShape(BaseModel):
     not_started: list[str]
     kept: list[KeptShape]
     lost_work_seconds: float | None
+
+
+class OneOfManyShape(BaseModel):
+    """What a stop of many came to for one job."""
+
+    job_id: str
+    outcome: StopResult
+
+
+class CancelManyShape(BaseModel):
+    """What a stop of many came to; `match_token` only in a dry run."""
+
+    matched: int
+    cancelled: int
+    results: list[OneOfManyShape]
+    match_token: str | None = None
+
+
+class RunsShape(BaseModel):
+    """A pipeline that a resume runs; `after`: what it goes on after, null where it starts over."""
+
+    pipeline: str
+    after: KeptShape | None
+
+
+class ResumePreviewShape(BaseModel):
+    """What a resume would do."""
+
+    job_id: str
+    kept: list[KeptShape]
+    runs: list[RunsShape]
+
+
+class RolledBackShape(BaseModel):
+    """What a rollback did; in a dry run `rolled_back_at` is null."""
+
+    job_id: str
+    tables: list[PutBackShape]
+    rolled_back_at: datetime | None
 
 
 class EventShape(BaseModel):

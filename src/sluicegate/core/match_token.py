@@ -39,7 +39,8 @@ def match_token(job_ids: Iterable[str]) -> str:
 def matched_by(token: str, job_ids: Iterable[str]) -> list[str]:
     """Return those of `job_ids` that the dry run showed. Raises: `MatchTokenError`."""
     try:
-        digests = base64.urlsafe_b64decode(token.removeprefix(_PREFIX).encode("ascii"))
+        text = token.removeprefix(_PREFIX).encode("ascii")
+        digests = base64.b64decode(text, altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         raise MatchTokenError from None
     if not token.startswith(_PREFIX) or len(digests) % DIGEST_BYTES:

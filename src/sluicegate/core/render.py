@@ -6,6 +6,7 @@ Times are RFC 3339 in UTC with microseconds and `Z`: text of one width that sort
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,21 @@ from sluicegate.core.job import (
     ApiKey,
     Event,
     Job,
+    JobStatus,
     LogEntry,
+    Rollback,
+    TableRollback,
     TaskProgress,
     TaskRecord,
     TaskStats,
+    TaskStatus,
     TaskStop,
 )
-from sluicegate.core.receipt import Kept, Receipt, Stopped
+from sluicegate.core.receipt import Kept, Receipt, RemoteStop, Stopped
 
 if TYPE_CHECKING:
-    from sluicegate.core.job_manager import JobDetails, StopPreview
+    from sluicegate.core.job_manager import JobDetails, ManyStopped, StopPreview
+    from sluicegate.core.resuming import ResumePreview
     from sluicegate.spec import PipelineSpec
 
 
@@ -55,18 +61,27 @@ def job_dict(
         "code_version": job.code_version,
         "error": job.error,
         "cancellation": None if job.cancellation is None else receipt_dict(job.cancellation),
+        "rollback": None if job.rollback is None else rollback_dict(job.rollback),
     }
     if details is not None:
         shown["plan"] = [
             {"pipeline": step.pipeline, "depends_on": list(step.depends_on)}
             for step in details.plan.steps
         ]
-        shown["tasks"] = [task_dict(task, now) for task in details.tasks]
+        shown["tasks"] = [task_dict(task, job, now) for task in details.tasks]
     return shown
 
 
-def task_dict(task: TaskRecord, now: datetime) -> dict[str, Any]:
-    """Return one task."""
+def task_dict(task: TaskRecord, job: Job, now: datetime) -> dict[str, Any]:
+    """Return one task of a job."""
+    stopped_alone = task.task_id in job.task_stops and not task.is_terminal
+    # One that could not be confirmed runs on after its job is over, and is still being stopped.
+    with_its_job = task.status is TaskStatus.RUNNING and job.status is JobStatus.CANCELLED
+    return {**_task_facts(task, now), "stopping": stopped_alone or with_its_job}
+
+
+def _task_facts(task: TaskRecord, now: datetime) -> dict[str, Any]:
+    """Return what a task knows by itself."""
     return {
         "task_id": task.task_id,
         "pipeline_name": task.pipeline_name,
@@ -112,6 +127,7 @@ def stop_dict(stop: TaskStop) -> dict[str, Any]:
         "latency_ms": stop.latency_ms,
         "processes_killed": stop.processes_killed,
         "where": list(stop.where),
+        "remote": [remote_dict(one) for one in stop.remote],
     }
 
 
@@ -129,16 +145,50 @@ def receipt_dict(receipt: Receipt) -> dict[str, Any]:
         "not_started": list(receipt.not_started),
         "kept": [kept_dict(kept) for kept in receipt.kept],
         "stopped": [_stopped_dict(stopped) for stopped in receipt.stopped],
-        "remote": [
-            {"what": one.what, "outcome": one.outcome, "tries": one.tries} for one in receipt.remote
-        ],
+        "remote": [remote_dict(one) for one in receipt.remote],
         "outcome": None if receipt.outcome is None else receipt.outcome.value,
+        "confirmed_at": instant(receipt.confirmed_at),
+        "missing_means": list(receipt.missing_means),
     }
+
+
+def remote_dict(remote: RemoteStop) -> dict[str, Any]:
+    """Return work elsewhere that was asked to stop."""
+    return {"what": remote.what, "outcome": remote.outcome, "tries": remote.tries}
 
 
 def kept_dict(kept: Kept) -> dict[str, Any]:
     """Return a table that holds what the job published."""
     return {"table": kept.table, "version": kept.version, "rows": kept.rows}
+
+
+def rollback_dict(rollback: Rollback) -> dict[str, Any]:
+    """Return that a job was taken back, or is being taken back."""
+    return {
+        "requested_at": instant(rollback.requested_at),
+        "requested_by": rollback.requested_by,
+        "finished_at": instant(rollback.finished_at),
+        "tables": [_put_back_dict(table) for table in rollback.tables],
+    }
+
+
+def rolled_back_dict(
+    job_id: str, tables: Sequence[TableRollback], rolled_back_at: datetime | None
+) -> dict[str, Any]:
+    """Return what a rollback did; without an instant, what it would do."""
+    return {
+        "job_id": job_id,
+        "tables": [_put_back_dict(table) for table in tables],
+        "rolled_back_at": instant(rolled_back_at),
+    }
+
+
+def _put_back_dict(table: TableRollback) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "from_version": table.from_version,
+        "to_version": table.to_version,
+    }
 
 
 def event_dict(event: Event) -> dict[str, Any]:
@@ -192,6 +242,33 @@ def preview_dict(preview: StopPreview) -> dict[str, Any]:
     }
 
 
+def many_dict(stopped: ManyStopped, match_token: str | None = None) -> dict[str, Any]:
+    """Return what a stop of many jobs came to; with a `match_token`, what it would come to."""
+    shown: dict[str, Any] = {
+        "matched": len(stopped.results),
+        "cancelled": 0 if match_token is not None else stopped.cancelled,
+        "results": [
+            {"job_id": job_id, "outcome": outcome.value} for job_id, outcome in stopped.results
+        ],
+    }
+    return shown if match_token is None else {**shown, "match_token": match_token}
+
+
+def resume_dict(job_id: str, preview: ResumePreview) -> dict[str, Any]:
+    """Return what a resume would do."""
+    return {
+        "job_id": job_id,
+        "kept": [kept_dict(kept) for kept in preview.kept],
+        "runs": [
+            {
+                "pipeline": run.pipeline,
+                "after": None if run.after is None else kept_dict(run.after),
+            }
+            for run in preview.runs
+        ],
+    }
+
+
 def pipeline_dict(
     spec: PipelineSpec, last_task: TaskRecord | None, now: datetime
 ) -> dict[str, Any]:
@@ -212,7 +289,7 @@ def pipeline_dict(
         "line": spec.line,
         "last_task": None
         if last_task is None
-        else {**task_dict(last_task, now), "job_id": last_task.job_id},
+        else {**_task_facts(last_task, now), "job_id": last_task.job_id},
     }
 
 

@@ -1,25 +1,25 @@
-"""`/api/jobs`: run, list, look at and stop jobs. Parse, one call, render."""
+"""`/api/jobs`: run, list and look at jobs. Parse, one call, render."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import uuid
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse
 
 from sluicegate.api.auth import Operator, Principal, Viewer
 from sluicegate.api.deps import ManagerDep, ServiceDep
-from sluicegate.api.errors import InvalidCursorError, render_error
+from sluicegate.api.errors import InvalidCursorError
 from sluicegate.api.schemas import (
-    CancelJobRequest,
-    CancelShape,
     EventsShape,
     HistoryParameters,
     HistoryShape,
     JobDetailsShape,
+    JobFilter,
     JobShape,
     LogParameters,
     LogsShape,
@@ -27,20 +27,13 @@ from sluicegate.api.schemas import (
     RunJobRequest,
     documented,
 )
-from sluicegate.core.job import Job, JobNotFoundError, JobNotRunningError, JobQuery
-from sluicegate.core.job_manager import JobDetails, RunRequest, StopRequest
-from sluicegate.core.render import (
-    event_dict,
-    job_dict,
-    log_dict,
-    preview_dict,
-    receipt_dict,
-)
+from sluicegate.core.job import Job, JobQuery
+from sluicegate.core.job_manager import JobDetails, RunRequest
+from sluicegate.core.render import event_dict, job_dict, log_dict
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255)]
-IfNotRunning = Literal["error", "ignore"]
 
 
 @router.post("", status_code=201, responses=documented(201, JobShape, problems=[422]))
@@ -63,9 +56,7 @@ def run_job(
         trigger=_trigger(request, caller),
         idempotency_key=idempotency_key and f"{caller.name}:{idempotency_key}",
     )
-    return JSONResponse(
-        _shown(service, job), 201 if is_new else 200, {"Location": f"/api/jobs/{job.job_id}"}
-    )
+    return created(service, job) if is_new else JSONResponse(shown(service, job), 200, at(job))
 
 
 @router.get("", responses=documented(200, HistoryShape, problems=[422]))
@@ -76,7 +67,12 @@ def list_jobs(
 
     422 `invalid_request` or `invalid_cursor`, naming the parameter.
     """
-    jobs, before = service.manager.list(_query(asked))
+    query = replace(
+        query_of(asked),
+        before_job_id=asked.cursor and _decode_cursor(asked.cursor),
+        limit=asked.limit,
+    )
+    jobs, before = service.manager.list(query)
     percent, now = service.manager.progress_percent(jobs), service.clock.now()
     return JSONResponse(
         {
@@ -91,45 +87,7 @@ def list_jobs(
 def get_job(job_id: str, caller: Viewer, service: ServiceDep) -> JSONResponse:
     """Show one job with its plan, tasks and receipt. 404 `job_not_found`."""
     details = service.manager.get(job_id)
-    return JSONResponse(_shown(service, details.job, details))
-
-
-@router.post("/{job_id}/cancel", responses=documented(200, CancelShape, problems=[400, 422]))
-def cancel_job(
-    job_id: str,
-    caller: Operator,
-    service: ServiceDep,
-    body: CancelJobRequest | None = None,
-    if_not_running: IfNotRunning = "error",
-    dry_run: bool = False,
-) -> JSONResponse:
-    """Stop a job. When this answers, the job is stored as `cancelled`; its tasks follow.
-
-    200: decided, with the receipt as far as it is known. With `dry_run` nothing is decided; the
-    answer says what a stop would do. 400 `job_not_found`. 400 `job_not_running`: it had ended;
-    `job_status` says how. With `if_not_running=ignore` that is 200 and the job as it is.
-    """
-    asked = body or CancelJobRequest()
-    try:
-        if dry_run:
-            return JSONResponse(preview_dict(service.manager.preview_cancel(job_id)))
-        job = service.manager.cancel(job_id, StopRequest(caller.name, asked.reason, asked.mode))
-    except JobNotFoundError as error:
-        return render_error(error, status=400)  # 400, not 404: the seed's API says so.
-    except JobNotRunningError:
-        if if_not_running == "error":
-            raise
-        job = service.manager.header(job_id)
-        return JSONResponse(_shown(service, job) | {"message": f"Job {job_id} is not running"})
-    assert job.cancellation is not None
-    return JSONResponse(
-        {
-            "message": f"Job {job_id} has been cancelled",
-            "job_id": job_id,
-            "status": job.status.value,
-            "cancellation": receipt_dict(job.cancellation),
-        }
-    )
+    return JSONResponse(shown(service, details.job, details))
 
 
 @router.get("/{job_id}/logs", responses=documented(200, LogsShape, problems=[404, 422]))
@@ -152,7 +110,18 @@ def list_events(
     return JSONResponse({"events": [event_dict(one) for one in events], "next_after": next_after})
 
 
-def _shown(service: ServiceDep, job: Job, details: JobDetails | None = None) -> dict[str, Any]:
+def created(service: ServiceDep, job: Job) -> JSONResponse:
+    """Answer with a new job."""
+    return JSONResponse(shown(service, job), 201, at(job))
+
+
+def at(job: Job) -> dict[str, str]:
+    """Return the header that says where a job is found."""
+    return {"Location": f"/api/jobs/{job.job_id}"}
+
+
+def shown(service: ServiceDep, job: Job, details: JobDetails | None = None) -> dict[str, Any]:
+    """Return a job as JSON."""
     percent = service.manager.progress_percent([job])[job.job_id]
     return job_dict(job, service.clock.now(), percent, details)
 
@@ -165,7 +134,8 @@ def _trigger(request: Request, caller: Principal) -> str:
     return "cli" if agent.startswith("sluicegate-cli") else "api"
 
 
-def _query(asked: HistoryParameters) -> JobQuery:
+def query_of(asked: HistoryParameters | JobFilter) -> JobQuery:
+    """Return the query that these conditions stand for; where a page begins and ends is not said."""
     pairs = (label.partition(":") for label in asked.label)
     return JobQuery(
         statuses=tuple(asked.status),
@@ -176,8 +146,6 @@ def _query(asked: HistoryParameters) -> JobQuery:
         triggers=tuple(asked.trigger),
         created_after=asked.created_after,
         created_before=asked.created_before,
-        before_job_id=asked.cursor and _decode_cursor(asked.cursor),
-        limit=asked.limit,
     )
 
 
