@@ -29,9 +29,9 @@ def run(service: RunningService, **request: Any) -> Job:
     return ended
 
 
-def rows(service: RunningService, table: str) -> list[dict[str, Any]]:
+def rows(service: RunningService, table: str, limit: int = 100) -> list[dict[str, Any]]:
     """The rows of a small table."""
-    preview: list[dict[str, Any]] = service.tables.describe(table, limit=100, version=None)[
+    preview: list[dict[str, Any]] = service.tables.describe(table, limit=limit, version=None)[
         "preview"
     ]
     return preview
@@ -142,3 +142,34 @@ def test_an_upload_under_a_shield_is_finished_before_the_stop(stops_well: Any) -
         seconds_to_upload=0.5,
     )
     assert (published / "complete.txt").read_text() == "10 rows\n"
+
+
+def test_orders_go_on_from_their_position_after_a_stop(tmp_path: Path) -> None:
+    """A stop between two pages, a run to the end, one with nothing new, and one with more."""
+    with running(tmp_path, EXAMPLES / "orders.py") as service:
+        stop(
+            service,
+            "bronze.changes",
+            lambda job_id: any(task.stats.rows for task in service.manager.get(job_id).tasks),
+            last_change=5_000,
+            seconds_per_page=0.05,
+        )
+        kept = service.tables.describe("bronze.changes", limit=0, version=None)["row_count"]
+        assert 0 < kept < 5_000
+        for last, fresh in ((5_000, 5_000 - kept), (5_000, 0), (5_040, 40)):
+            job = run(service, params={"last_change": last})
+            assert job.status is JobStatus.SUCCESS
+            tasks = {task.pipeline: task for task in service.manager.get(job.job_id).tasks}
+            assert tasks["bronze.changes"].stats.rows == fresh
+        assert tasks["silver.orders"].stats.rows < 40, "only the orders that were touched"
+        changes = rows(service, "bronze.changes", limit=10_000)
+        assert sorted(row["change_id"] for row in changes) == list(range(1, 5_041))
+        in_order = sorted(changes, key=lambda row: int(row["change_id"]))
+        newest = {row["order_id"]: row for row in in_order}
+        orders = rows(service, "silver.orders", limit=10_000)
+        assert {row["order_id"]: row for row in orders} == newest
+        assert len(orders) == len(newest)
+        total = sum(row["orders"] for row in rows(service, "gold.by_status"))
+        assert total == len(newest)
+        said = [line.message for line in service.manager.logs(job.job_id)]
+        assert "the report is sent" in said
