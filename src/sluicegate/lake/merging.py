@@ -42,7 +42,9 @@ class UnitKeys:
 
     def __init__(self, table: str, keys: Sequence[str], checkpoint: Checkpoint) -> None:
         self._table, self._keys, self._checkpoint = table, tuple(keys), checkpoint
+        # As they are, to be shown; and as they are compared.
         self._part: list[pa.RecordBatch] = []
+        self._part_coded: list[Any] = []
         self._sealed: list[tuple[Any, Bounds]] = []
 
     def require_columns(self, output: pa.Schema) -> None:
@@ -63,15 +65,16 @@ class UnitKeys:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in the keys of rows that were written to the unit in hand."""
-        self._part.append(batch.select(list(self._keys)))
+        if batch.num_rows:
+            self._part.append(batch.select(list(self._keys)))
+            self._part_coded.append(_coded(self._part[-1]))
 
     def check(self) -> None:
         """Look at the unit in hand, which is whole. Raises: `MergeKeysError` for null or duplicate keys."""
-        part = pa.Table.from_batches(self._part) if self._part else None
-        if part is None or not part.num_rows:
+        if not self._part:
             return
+        part, coded = pa.Table.from_batches(self._part), self.in_hand()
         _refuse_null(part, self._table)
-        coded = _coded(part)
         distinct = _stoppable(lambda: len(pc.unique(coded)), part.num_rows, self._checkpoint)
         if distinct < part.num_rows:
             counted = pc.value_counts(coded)
@@ -85,23 +88,26 @@ class UnitKeys:
 
     def overlap(self) -> bool:
         """Whether the unit in hand has keys of whole units that wait for the same commit."""
-        coded, bounds = self.in_hand(), Bounds(self.in_hand())
+        if not self._sealed or not self._part:
+            return False
+        coded = self.in_hand()
+        bounds = Bounds(coded)
         before = [column for column, other in self._sealed if other.meet(bounds)]
-        return bool(len(coded)) and any(
+        return any(
             _stoppable(lambda column=column: _any_in(coded, column), len(column), self._checkpoint)  # type: ignore[misc]
             for column in before
         )
 
     def seal(self) -> None:
         """The unit in hand is whole: it waits for the commit now."""
-        coded = self.in_hand()
-        if len(coded):
+        if self._part:
+            coded = self.in_hand()
             self._sealed.append((coded, Bounds(coded)))
-        self._part = []
+        self.drop()
 
     def drop(self) -> None:
         """Forget the unit in hand."""
-        self._part = []
+        self._part, self._part_coded = [], []
 
     def forget(self) -> None:
         """The units that waited are committed."""
@@ -109,7 +115,7 @@ class UnitKeys:
 
     def in_hand(self) -> Any:
         """The keys of the unit in hand, as one column."""
-        return _coded(pa.Table.from_batches(self._part)) if self._part else pa.chunked_array([[]])
+        return pa.chunked_array(self._part_coded or [[]])
 
     def waiting(self) -> Any:
         """The keys of all whole units, as one column."""
@@ -176,10 +182,10 @@ def _replaced(
     batches = []
     for batch in file.iter_batches(ROWS_MAX, columns=list(keys)):
         check()
-        batches.append(conform(batch, schema, name))
+        batches.append(_coded(conform(batch, schema, name)))
     if not batches:
         return None
-    coded = _coded(pa.Table.from_batches(batches))
+    coded = pa.chunked_array(batches)
     rows = max(len(coded), len(wanted))
     replaced = _stoppable(lambda: pc.is_in(coded, value_set=wanted), rows, check)
     return replaced if pc.any(replaced).as_py() else None
@@ -230,22 +236,20 @@ class Bounds:
         return True
 
 
-def _coded(keys: pa.Table) -> Any:
-    """Return keys as one column: a single one as it is, several as one text for each row."""
-    if keys.num_columns == 1:
-        column = keys.column(0)
-        # Minus zero is zero, and is another value to a hash table.
-        return pc.add(column, 0.0) if pa.types.is_floating(column.type) else column
-    chunks = [_joined(batch.columns) for batch in keys.to_batches()]
-    return pa.chunked_array(chunks, pa.large_binary())
+def _coded(keys: pa.RecordBatch) -> Any:
+    """Return keys as one column: a single one as it is, several as one text for each row.
 
-
-def _joined(columns: Sequence[Any]) -> Any:
-    """Return one text for each row, each value with its length, so that none is taken for the end of another."""
+    Each value stands there with its length, so that none is taken for the end of another.
+    """
+    # Minus zero is zero, and is another value to a hash table.
+    columns = [
+        pc.add(column, 0.0) if pa.types.is_floating(column.type) else column
+        for column in keys.columns
+    ]
+    if len(columns) == 1:
+        return columns[0]
     parts: list[Any] = []
     for column in columns:
-        if pa.types.is_floating(column.type):
-            column = pc.add(column, 0.0)
         text = column if pa.types.is_binary(column.type) else column.cast(pa.string())
         length = pc.binary_length(text).cast(pa.string())
         parts += [length.cast(pa.large_binary()), text.cast(pa.large_binary())]
