@@ -28,8 +28,8 @@ class Runtime(Reporter, Protocol):
         """Say how far the task is."""
         ...
 
-    def checkpoints(self, interval_seconds: float) -> None:
-        """Say that a checkpoint was passed just now, and the mean interval since this was last said."""
+    def checkpoints(self, seconds: float, squares: float) -> None:
+        """Say that a checkpoint was passed just now: the intervals since this was said, summed, and their squares."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Task:
         self._passed(time.monotonic())
 
     def _passed(self, now: float) -> None:
-        """Keep how long checkpoints are apart, weighed by length: that is what a stop at any moment meets."""
+        """Keep how long checkpoints are apart; told together where they come fast."""
         if self._passed_at is None:
             self._passed_at = self._passed_told = now
             return
@@ -107,7 +107,7 @@ class Task:
         self._passed_at = now
         since_told = now - self._passed_told
         if since_told >= CHECKPOINTS_EVERY_SECONDS:
-            self._runtime.checkpoints(self._passed_squares / since_told)
+            self._runtime.checkpoints(since_told, self._passed_squares)
             self._passed_told, self._passed_squares = now, 0.0
 
     def progress(self, done: float, total: float | None = None, unit: str = "rows") -> None:

@@ -11,7 +11,9 @@ from sluicegate.core.cancellation import stage_times
 TOLD_EVERY_SECONDS: Final = 0.1
 """Checkpoints are told together when they come faster than this; then the moment of the last is not known."""
 
-NEWEST_WEIGHS: Final = 0.3
+FADING: Final = 0.7
+"""What is left of older intervals when newer ones are told."""
+
 DELIVERY_SECONDS: Final = 0.002
 """From the decision to the flag in the worker, and from its end to the record; measured."""
 
@@ -35,16 +37,20 @@ class Pace:
     """
 
     unit_since: float
-    interval_seconds: float | None = None
     passed_at: float = 0.0
+    _seconds: float = 0.0
+    _squares: float = 0.0
 
-    def passed(self, now: float, interval_seconds: float) -> None:
-        """The task passed a checkpoint; `interval_seconds` is the mean since it last said so."""
+    def passed(self, now: float, seconds: float, squares: float) -> None:
+        """The task passed a checkpoint: the intervals since it last said so, summed, and their squares, summed."""
         self.passed_at = now
-        if self.interval_seconds is None:
-            self.interval_seconds = interval_seconds
-        else:
-            self.interval_seconds += NEWEST_WEIGHS * (interval_seconds - self.interval_seconds)
+        self._seconds = FADING * self._seconds + seconds
+        self._squares = FADING * self._squares + squares
+
+    @property
+    def interval_seconds(self) -> float | None:
+        """The mean interval, each weighed by its length: the one that a stop meets which comes at any moment."""
+        return self._squares / self._seconds if self._seconds else None
 
     def committed(self, now: float) -> None:
         """A unit is in the table: what was done for it is not lost any more."""
@@ -52,9 +58,9 @@ class Pace:
 
     def outlook(self, now: float, policy: CancelPolicy) -> Outlook:
         """What a graceful stop would cost now."""
-        if self.interval_seconds is None:
+        if (interval := self.interval_seconds) is None:
             return NO_OUTLOOK
-        stop = DELIVERY_SECONDS + self._to_next_checkpoint(now, self.interval_seconds)
+        stop = DELIVERY_SECONDS + self._to_next_checkpoint(now, interval)
         if (interrupt := next((begins for _, begins in stage_times(policy)), None)) is not None:
             stop = min(stop, interrupt + DELIVERY_SECONDS)
         return Outlook(stop, now - self.unit_since + stop)

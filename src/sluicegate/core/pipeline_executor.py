@@ -60,6 +60,7 @@ from sluicegate.core.ports import (
     ShieldChanged,
     Store,
     Tables,
+    TaskBegan,
     TaskEnded,
     TaskHung,
     TaskLogged,
@@ -92,6 +93,7 @@ PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
 CONTACT_SECONDS: Final = 1.0
+LOAD_SECONDS: Final = 60.0
 SHORT_TASK_SECONDS: Final = 0.02
 WIDE_TASKS_MIN: Final = 32
 MEAN_OF_TASKS: Final = 8
@@ -131,6 +133,7 @@ class _Active:
     since: float
     pace: Pace
     heard_at: float  # when it last passed a checkpoint or made progress
+    has_begun: bool = False  # before that its worker loads the pipelines
     timer: _Timer | None = None
     stall_seconds: float | None = None
     stall_timer: _Timer | None = None
@@ -929,11 +932,12 @@ class PipelineExecutor:
             if self._active.get(task_id) is not active or task_id in self._stops:
                 return
             now = self._clock.monotonic()
-            left = max(active.heard_at, active.shielded_until or 0.0) + stall_seconds - now
+            allowed = stall_seconds if active.has_begun else max(stall_seconds, LOAD_SECONDS)
+            left = max(active.heard_at, active.shielded_until or 0.0) + allowed - now
             if left > 0:
                 active.stall_timer = self._later(left, look)
                 return
-            reason = f"it passed no checkpoint and made no progress for {stall_seconds:g} s"
+            reason = f"it passed no checkpoint and made no progress for {allowed:g} s"
             self._stop(task_id, active, StopMode.GRACEFUL, Cause.STALL, None, reason)
 
         active.stall_timer = self._later(stall_seconds, look)
@@ -997,8 +1001,12 @@ class PipelineExecutor:
         record = active.run.records[active.pipeline]
         now = active.heard_at = self._clock.monotonic()
         match event:
-            case CheckpointsPassed(_, interval_seconds):
-                active.pace.passed(now, interval_seconds)
+            case TaskBegan():
+                active.has_begun = True
+                active.pace.committed(now)
+                self._watch_stall(event.task_id, active)
+            case CheckpointsPassed(_, seconds, squares):
+                active.pace.passed(now, seconds, squares)
             case TaskOpened(_, inputs):
                 active.run.records[active.pipeline] = replace(record, inputs=inputs)
             case UnitCommitted(_, stats):

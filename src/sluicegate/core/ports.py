@@ -237,6 +237,13 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskBegan:
+    """The worker has loaded the pipelines and begins with the attempt."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskOpened:
     """The worker has fixed the versions of the task's inputs."""
 
@@ -265,12 +272,13 @@ class UnitCommitted:
 class CheckpointsPassed:
     """The task has passed a checkpoint just now.
 
-    `interval_seconds` is the mean between its checkpoints since it last said so, weighed by length: what a stop meets
-    that comes at any moment.
+    `seconds` since it last said so are the sum of the intervals between its checkpoints, `squares` that of their
+    squares.
     """
 
     task_id: str
-    interval_seconds: float
+    seconds: float
+    squares: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +349,8 @@ class TaskEnded:
 
 
 WorkerEvent = (
-    TaskOpened
+    TaskBegan
+    | TaskOpened
     | PermitAsked
     | UnitCommitted
     | CheckpointsPassed

@@ -34,6 +34,7 @@ from sluicegate.core.ports import (
     RemoteStopped,
     Settled,
     ShieldChanged,
+    TaskBegan,
     TaskEnded,
     TaskHung,
     TaskLogged,
@@ -221,7 +222,10 @@ class LocalWorkers:
             elif stage is Stage.TERMINATE and worker.process is not None:
                 self._send_control({"terminate": list(worker.process)})
             elif stage in (Stage.CHECKPOINT, Stage.INTERRUPT):
-                self._tell(worker, {"kind": "stage", "task_id": task_id, "stage": stage.value})
+                assert worker.assignment is not None
+                attempt = worker.assignment.attempt
+                stop = {"task_id": task_id, "attempt": attempt, "stage": stage.value}
+                self._tell(worker, {"kind": "stage", **stop})
 
     def answer_permit(self, task_id: str, refused: str | None) -> None:
         """Answer the task's last request to commit."""
@@ -856,8 +860,10 @@ def _event(task: Assignment, message: Message) -> WorkerEvent | None:
         case "progress":
             progress = TaskProgress(message["done"], message["total"], message["unit"])
             return TaskProgressed(task.task_id, progress)
+        case "began":
+            return TaskBegan(task.task_id)
         case "checkpoints":
-            return CheckpointsPassed(task.task_id, message["interval"])
+            return CheckpointsPassed(task.task_id, message["seconds"], message["squares"])
         case "shield":
             return ShieldChanged(task.task_id, message["seconds"])
         case "remote":

@@ -1,8 +1,8 @@
 """What a worker process runs: one task at a time in its main thread, and a control thread that hears the executor.
 
 Messages in: `run`, `stage` (checkpoint, interrupt), `permit`, `load`, `call` (a request to read the lake).
-Messages out: `loaded`, `opened`, `permit`, `committed`, `checkpoints`, `progress`, `log`, `shield`, `remote`, `hung`,
-`ended`, `reply`.
+Messages out: `loaded`, `began`, `opened`, `permit`, `committed`, `checkpoints`, `progress`, `log`, `shield`, `remote`,
+`hung`, `ended`, `reply`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Worker:
         self._unloaded: str | None = None
         self._task: Task | None = None
         self._handing_over = threading.Lock()
-        self._stopped_early: str | None = None
+        # Of one attempt each: the last that has ended, and one that was stopped before it began.
+        self._over: tuple[str, int] | None = None
+        self._revoked: tuple[str, int] | None = None
         self._attempt: Attempt | None = None
         self._interruptible = False
         self._interrupt_due = False
@@ -129,11 +131,15 @@ class Worker:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _deliver(self, message: Message) -> None:
+        which = message["task_id"], message["attempt"]
         with self._handing_over:
             task = self._task
-            if task is None or task.task_id != message["task_id"]:
-                # Its order may still be waiting behind a load: it must not begin as if nothing had been said.
-                self._stopped_early = message["task_id"]
+            if which in (self._over, self._revoked):
+                return
+            if task is None or (task.task_id, task.attempt) != which:
+                # Its order waits behind a load: nothing of it has begun, and nothing will.
+                self._revoked = which
+                self._send(_ended(which[0], "cancelled", stats={}, stage="checkpoint", where=[]))
                 return
         self._stage = message["stage"]
         task.request_stop()
@@ -210,6 +216,7 @@ class Worker:
         self._send({"kind": "loaded", "modules": modules})
 
     def _run(self, order: Message) -> None:
+        which = order["task_id"], order["attempt"]
         if self._pristine is None:
             self._pristine = _Pristine()
         pipeline = self._registry.pipelines.get(order["pipeline"]) if self._registry else None
@@ -231,23 +238,26 @@ class Worker:
                 order, pipeline, task, self._settings, self._send, self._user_code
             )
             with self._handing_over:
+                if self._revoked == which:
+                    self._attempt = None
+                    return
                 self._task = task
-                if self._stopped_early == task.task_id:
-                    task.request_stop()
+            self._send({"kind": "began"})
             ended = contextvars.copy_context().run(self._attempt.run)
             if os.getpid() != self._pid:
                 _leave_fork()  # a child that the task forked came back from the pipeline, too
             self._settle(task, ended["outcome"])
-            self._task = self._attempt = None
+            with self._handing_over:
+                self._task = self._attempt = None
+                self._over = which
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         dirt = self._pristine.restore()
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
-        ended |= {"kind": "ended", "task_id": order["task_id"], "dirt": dirt}
         if ended["outcome"] == "cancelled":
             ended |= {"stage": self._stage or "checkpoint", "where": self._where}
-        self._send(ended)
+        self._send(_ended(order["task_id"], dirt=dirt, **ended))
 
     def _settle(self, task: Task, outcome: str) -> None:
         """Before the end is told: wait for those that end the task's work elsewhere, until it is interrupted."""
@@ -288,9 +298,9 @@ class Worker:
         """Tell the executor how far the task is."""
         self._send({"kind": "progress", "done": done, "total": total, "unit": unit})
 
-    def checkpoints(self, interval_seconds: float) -> None:
+    def checkpoints(self, seconds: float, squares: float) -> None:
         """Tell the executor that a checkpoint was passed just now."""
-        self._send({"kind": "checkpoints", "interval": interval_seconds})
+        self._send({"kind": "checkpoints", "seconds": seconds, "squares": squares})
 
     def state(self) -> dict[str, Any]:
         """Return the state of the task's table."""
@@ -311,6 +321,11 @@ class Worker:
     def failed_callback(self, what: str) -> None:
         """Tell the executor that an `on_cancel` callback raised."""
         self._send(_log_message("warning", f"on_cancel callback failed: {what}"))
+
+
+def _ended(task_id: str, outcome: str, dirt: str | None = None, **facts: Any) -> Message:
+    """The last message of an attempt. `dirt`: why no other task may run in this process."""
+    return {"kind": "ended", "task_id": task_id, "outcome": outcome, "dirt": dirt, **facts}
 
 
 def _leave_fork() -> NoReturn:

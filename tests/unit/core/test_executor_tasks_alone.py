@@ -24,6 +24,7 @@ from sluicegate.core.ports import (
     RemoteStopped,
     Settled,
     ShieldChanged,
+    TaskBegan,
     TaskProgressed,
     UnitCommitted,
 )
@@ -256,8 +257,11 @@ def test_no_checkpoint_and_no_progress_is_a_stall(made: Made) -> None:
     world = made(spec(A, stall_timeout_seconds=10.0, retries=1))
     job_id = world.run()
     task_id = world.live(A).task_id
+    world.later(59)  # its worker still loads the pipelines
+    world.workers.tell(TaskBegan(task_id))
+    world.settle()
     for beat in (
-        CheckpointsPassed(task_id, 0.1),
+        CheckpointsPassed(task_id, 0.1, 0.01),
         TaskProgressed(task_id, TaskProgress(1)),
         UnitCommitted(task_id, STATS),
     ):
@@ -272,6 +276,8 @@ def test_no_checkpoint_and_no_progress_is_a_stall(made: Made) -> None:
     world.later(20)
     world.end(A, "lost", stage=Stage.KILL)
     assert world.task(job_id, A).attempt == 2
+    world.workers.tell(TaskBegan(task_id))
+    world.settle()
     world.later(11)
     world.end(A, "cancelled", stage=Stage.CHECKPOINT)
     task = world.task(job_id, A)
@@ -280,11 +286,24 @@ def test_no_checkpoint_and_no_progress_is_a_stall(made: Made) -> None:
     world.is_idle()
 
 
+def test_a_worker_that_loads_for_ever_is_a_stall_too(made: Made) -> None:
+    """Its pipelines may hang at import; they get a minute."""
+    world = made(spec(A, stall_timeout_seconds=10.0))
+    job_id = world.run()
+    world.later(59)
+    assert world.stages(world.live(A).task_id) == []
+    world.later(2)
+    assert world.stages(world.live(A).task_id) == [Stage.CHECKPOINT]
+    world.end(A, "lost", stage=Stage.KILL)
+    assert world.status(job_id) is JobStatus.FAILED
+
+
 def test_a_shield_is_no_stall(made: Made) -> None:
     """An upload has no checkpoints; its own timeout bounds it."""
     world = made(spec(A, stall_timeout_seconds=10.0))
     world.run()
     task_id = world.live(A).task_id
+    world.workers.tell(TaskBegan(task_id))
     world.workers.tell(ShieldChanged(task_id, 60.0))
     world.settle()
     world.later(50)
@@ -338,7 +357,7 @@ def test_a_dry_run_tells_from_observed_checkpoints(made: Made) -> None:
     assert preview.expected_stop_ms == {task_id: None}
     assert preview.lost_work_seconds is None
     world.later(3)
-    world.workers.tell(CheckpointsPassed(task_id, 3.0))
+    world.workers.tell(CheckpointsPassed(task_id, 3.0, 9.0))
     world.settle()
     world.later(1)
     preview = world.manager.preview_cancel(job_id)
@@ -358,7 +377,7 @@ def test_a_dry_run_knows_that_the_ladder_bounds_a_stop(made: Made) -> None:
     job_id = world.run()
     task_id = world.live(A).task_id
     world.later(100)
-    world.workers.tell(CheckpointsPassed(task_id, 100.0))
+    world.workers.tell(CheckpointsPassed(task_id, 100.0, 1e4))
     world.settle()
     expected = world.manager.preview_cancel(job_id).expected_stop_ms[task_id]
     assert expected == pytest.approx(5000, abs=20)
