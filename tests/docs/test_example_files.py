@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +173,39 @@ def test_orders_go_on_from_their_position_after_a_stop(tmp_path: Path) -> None:
         assert total == len(newest)
         said = [line.message for line in service.manager.logs(job.job_id)]
         assert "the report is sent" in said
+
+
+@pytest.fixture(scope="module")
+def work_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service over `work_elsewhere.py`, after one full run."""
+    folder = tmp_path_factory.mktemp("work_elsewhere")
+    with running(folder, EXAMPLES / "work_elsewhere.py") as service:
+        assert run(service).status is JobStatus.SUCCESS
+        assert sum(row["total"] for row in rows(service, "gold.reported")) == 499_500_000
+        yield service
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "says", "params", "what"),
+    [
+        ("bronze.summed", "summing", {"rows": 1_000_000}, "duckdb query"),
+        ("silver.exported", "exporting", {"seconds_to_export": 60}, "program python"),
+        ("gold.reported", "reporting", {"polls": 10**12}, "report 2013"),
+    ],
+)
+def test_work_elsewhere_ends_with_its_task_and_the_receipt_says_so(
+    work_elsewhere: RunningService, pipeline: str, says: str, params: dict[str, Any], what: str
+) -> None:
+    """Each would run for a minute and more; no stage beyond the first is needed."""
+    service = work_elsewhere
+    job = stop(
+        service,
+        pipeline,
+        lambda job_id: says in [line.message for line in service.manager.logs(job_id)],
+        **params,
+    )
+    assert job.cancellation is not None
+    assert [one.stage for one in job.cancellation.stopped] == ["checkpoint"]
+    [found] = job.cancellation.remote
+    assert found.what.startswith(what)
+    assert found.outcome == "confirmed"
