@@ -328,10 +328,11 @@ class BigQuery:
         project: str | None = None,
         retry: Any = None,
         timeout: float | None = None,
-        job_retry: Any = None,
+        job_retry: Any = "the default: with an id of ours it is warned of",
         api_method: Any = None,
     ) -> SimpleNamespace:
         assert job_id is not None
+        assert job_retry is None
         self.sent.set()
         assert self.arrives.wait(20)
         self.jobs[job_id] = threading.Event()

@@ -52,7 +52,8 @@ def bigquery(task: Task, client: Any, sql: str, **options: Any) -> Any:
 class _Job:
     def __init__(self, task: Task, client: Any, options: Mapping[str, Any]) -> None:
         self.job_id = f"sluicegate_{task.task_id}_{task.attempt}_{uuid4().hex}"
-        self._client, self._options = client, dict(options)
+        # The client warns of, and some day refuses, repeating a job whose id was chosen.
+        self._client, self._options = client, {"job_retry": None, **options}
         self._project = options.get("project") or client.project
         # `None`: BigQuery finds it from the tables, and the answer says it.
         self._location = options.get("location") or client.location
@@ -93,5 +94,5 @@ class _Job:
             if getattr(error, "code", None) != HTTPStatus.NOT_FOUND:
                 raise
             if not failed:
-                where = self._location or "that BigQuery looks in by itself"
-                raise LookupError(f"it has not arrived yet in location {where}") from error
+                where = f", or not in {self._location}" if self._location else ""
+                raise LookupError(f"it has not arrived yet{where}") from error
