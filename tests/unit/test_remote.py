@@ -21,6 +21,7 @@ import pytest
 
 from sluicegate import remote, stop_callbacks
 from sluicegate.errors import Cancelled
+from sluicegate.remote import programs
 from sluicegate.task import Task
 
 
@@ -598,9 +599,7 @@ def test_a_program_that_does_not_heed_the_signal_is_not_confirmed(
     task: Task, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked once: to many programs a second SIGTERM means to leave everything as it is."""
-    from sluicegate.workers import process_tree
-
-    monkeypatch.setattr(process_tree, "GONE_WITHIN_SECONDS", 0.01)
+    monkeypatch.setattr(programs, "END_SECONDS", 0.01)
     deaf = (
         "import signal, sys, time\\n"
         "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\\n"
@@ -640,7 +639,5 @@ def test_a_program_that_ended_before_the_stop_needed_none(task: Task, told: Told
 )
 def test_a_program_is_called_by_its_name(argv: Any, name: str | None) -> None:
     """Not by its arguments: they may hold what nobody should read."""
-    from sluicegate.remote.programs import _name
-
-    found = _name(SimpleNamespace(args=argv))  # type: ignore[arg-type]
+    found = programs._name(SimpleNamespace(args=argv))  # type: ignore[arg-type]
     assert found == name or (name is None and found.startswith("python"))

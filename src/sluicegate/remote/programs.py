@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sluicegate.remote.work import RemoteWork
 from sluicegate.task import Task
@@ -12,6 +12,8 @@ from sluicegate.workers.process_tree import ProcessId, descendants, find, send_s
 
 if TYPE_CHECKING:
     from subprocess import Popen
+
+END_SECONDS: Final = 1.0  # for one try
 
 
 def subprocess(task: Task, program: Popen[Any]) -> RemoteWork:
@@ -29,6 +31,8 @@ def subprocess(task: Task, program: Popen[Any]) -> RemoteWork:
 
 
 class _Tree:
+    """A program and all below it, asked to end one by one."""
+
     def __init__(self, program: Popen[Any]) -> None:
         self._program = program
         self.root = find(program.pid) if program.returncode is None else None
@@ -36,7 +40,7 @@ class _Tree:
         self._asked: dict[ProcessId, None] = {}
 
     def end(self) -> None:
-        """Ask those that were not asked yet, and wait a few seconds for all of them."""
+        """Ask those that were not asked yet, and wait a moment for all of them."""
         if not self._asked and (self.root is None or find(self.root.pid) != self.root):
             if self.work is not None:
                 self.work(began=False)  # it had ended before the stop came
@@ -47,7 +51,7 @@ class _Tree:
                 self._asked[process] = None
                 send_signal(process, signal.SIGTERM)
                 send_signal(process, signal.SIGCONT)  # one that is stopped could not act on it
-        if not wait_gone(list(self._asked)):
+        if not wait_gone(list(self._asked), END_SECONDS):
             raise TimeoutError("it, or what it started, has not ended on SIGTERM yet")
 
 
