@@ -10,7 +10,6 @@ import heapq
 import itertools
 import logging
 import os
-import queue
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from sluicegate.cancel_policy import DEFAULT_POLICY, CancelPolicy
+from sluicegate.core.agenda import Agenda, Timer
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.conclusions import (
     RECOVERIES_EXHAUSTED,
@@ -46,7 +46,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import JobManager, RunRequest, close_job, task_finished
 from sluicegate.core.job_run import JobRun
-from sluicegate.core.ledger import Decide, Done, Ledger, Written
+from sluicegate.core.ledger import Ledger, Written
 from sluicegate.core.pace import Outlook, Pace
 from sluicegate.core.ports import (
     Assignment,
@@ -88,7 +88,6 @@ from sluicegate.errors import SluicegateError
 log = logging.getLogger(__name__)
 
 RECOVERIES_MAX: Final = 3
-STORE_PAUSE_SECONDS: Final = 0.5
 PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
@@ -107,23 +106,6 @@ class _Woken:
     job: Job | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Something to do on the executor's thread."""
-
-    do: Callable[[], None]
-
-
-@dataclass(slots=True)
-class _Timer:
-    """Something to do later. One that is not needed any more lets go of what it would have done."""
-
-    do: Callable[[], None] | None
-
-    def cancel(self) -> None:
-        self.do = None
-
-
 @dataclass(slots=True)
 class _Active:
     """A task that a worker has."""
@@ -134,10 +116,11 @@ class _Active:
     pace: Pace
     heard_at: float  # when it last passed a checkpoint or made progress
     has_begun: bool = False  # before that its worker loads the pipelines
-    timer: _Timer | None = None
+    timer: Timer | None = None
     stall_seconds: float | None = None
-    stall_timer: _Timer | None = None
-    lost_timer: _Timer | None = None
+    stall_timer: Timer | None = None
+    was_shielded: bool = False  # when its stall timer was last set
+    lost_timer: Timer | None = None
     is_lost: bool = False  # it was killed, and nothing was heard of it since
     shielded_until: float | None = None
     remote: dict[int, RemoteStop] = field(default_factory=dict)
@@ -146,7 +129,7 @@ class _Active:
     over: bool = False  # nothing that was asked while it ran may be stored after its end
 
 
-_Message = _Woken | _Call | WorkerEvent
+_Message = _Woken | WorkerEvent
 _current: PipelineExecutor | None = None
 
 
@@ -184,20 +167,16 @@ class PipelineExecutor:
         self._identity = Executor(new_id(), socket.gethostname(), os.getpid(), clock.now())
         # A cache of the jobs that are stopping here; the store is the truth.
         self.cancelled_jobs: set[str] = set()
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._agenda: Agenda[_Message] = Agenda(clock, ledger, self._take, self._drop)
         self._runs: dict[str, JobRun] = {}
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
         self._starting: set[str] = set()
-        # Decisions and settlings under way; nothing is handed back before they are known.
-        self._unanswered = 0
         self._stops: dict[str, TaskStopping] = {}
         self._book = TableBook(store)
-        self._timers: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
-        self._timeouts: dict[str, _Timer] = {}
+        self._timeouts: dict[str, Timer] = {}
         self._touched: dict[str, JobRun] = {}
-        self._outgoing: list[tuple[str, Decide, Done]] = []
         self._handing: list[Assignment] = []
         self._mean_seconds = 1.0  # of the last tasks, with the newest weighing most
         self._closing = False
@@ -216,14 +195,14 @@ class PipelineExecutor:
         """Begin to claim and run jobs; what a dead executor left unfinished is taken up first."""
         global _current
         _current = self
-        self._workers.start(self._inbox.put)
-        self._post(self._beat)
-        self._post(self._recover)
+        self._workers.start(self._agenda.put)
+        self._agenda.post(self._beat)
+        self._agenda.post(self._recover)
         self._thread.start()
 
     def wake(self, job_id: str, job: Job | None = None) -> None:
         """Look at a job now: it was created, or a stop was decided. `job` is its header as it was stored then."""
-        self._inbox.put(_Woken(job_id, job))
+        self._agenda.put(_Woken(job_id, job))
 
     def tables_freed(self, tables: Sequence[str]) -> None:
         """Look at tables now: a rollback, which took them without this executor, has let go of them."""
@@ -233,7 +212,7 @@ class PipelineExecutor:
                 self._book.forget(table)
                 self._table_is_free(table)
 
-        self._post(look)
+        self._agenda.post(look)
 
     def outlook(self, job_id: str) -> dict[str, Outlook]:
         """Return what a graceful stop of each running task of a job would cost now. May be called from any thread."""
@@ -284,7 +263,7 @@ class PipelineExecutor:
         global _current
         if _current is self:
             _current = None
-        self._post(self._begin_closing)
+        self._agenda.post(self._begin_closing)
         self._closed.wait(HAND_BACK_SECONDS + 10)
         self._workers.close()
         self._side.shutdown(wait=True, cancel_futures=True)
@@ -300,31 +279,12 @@ class PipelineExecutor:
                 log.exception("executor_tick_failed")
 
     def tick(self, wait_seconds: float | None) -> None:
-        """Take what is in the inbox, waiting for the first message at most so long, and act on it."""
-        try:
-            message = self._inbox.get(timeout=wait_seconds)
-        except queue.Empty:
-            pass
-        else:
-            self._safely(partial(self._take, message))
-            while not self._inbox.empty():
-                self._safely(partial(self._take, self._inbox.get()))
+        """Act on what has come, waiting for the first message at most so long, and on what is due."""
+        self._agenda.take(wait_seconds)
         self._act()
-
-    def _safely(self, do: Callable[[], None]) -> None:
-        """Do one step. What it could not read is tried again; a mistake of ours in it must not spoil the others."""
-        try:
-            do()
-        except StoreUnavailableError as error:
-            log.warning("store_unavailable error=%s", error.what)
-            self._pause(do)
-        except Exception:
-            log.exception("executor_step_failed")
 
     def _take(self, message: _Message) -> None:
         match message:
-            case _Call(do):
-                do()
             case _Woken(job_id, job):
                 # One that is not held here is read: it may have ended or changed hands since.
                 known = job if job_id in self._runs else None
@@ -348,9 +308,7 @@ class PipelineExecutor:
     def _act(self) -> None:
         self._hand_over()
         now = self._clock.monotonic()
-        while self._timers and (self._timers[0][0] <= now or self._timers[0][2].do is None):
-            if (do := heapq.heappop(self._timers)[2].do) is not None:
-                self._safely(do)
+        self._agenda.do_what_is_due()
         for stopping in self._stops.values():
             if (stage := stopping.due(now)) is not None:
                 if stage is not Stage.CHECKPOINT:
@@ -358,76 +316,22 @@ class PipelineExecutor:
                 self._workers.deliver(stopping.task_id, stage)
                 if stage is Stage.KILL:
                     self._expect_end(stopping.task_id)
-        self._safely(self._fill_workers)
+        self._agenda.safely(self._fill_workers)
         touched, self._touched = self._touched, {}
         for run in touched.values():
             if self._closing or not self._is_held(run):
                 continue
             if run.is_drained or self._is_out_of_reach(run):
                 self._close(run)
-        self._send_out()
-        if self._closing and not self._active and not self._unanswered:
+        self._agenda.send_out()
+        if self._closing and not self._active and not self._agenda.unanswered:
             self._hand_back()
 
     def _next_in(self) -> float | None:
         now = self._clock.monotonic()
         waits = [stopping.next_in(now) for stopping in self._stops.values()]
-        if self._timers:
-            waits.append(self._timers[0][0] - now)
+        waits.append(self._agenda.next_in)
         return min((max(0.0, wait) for wait in waits if wait is not None), default=None)
-
-    def _post(self, do: Callable[[], None]) -> None:
-        self._inbox.put(_Call(do))
-
-    def _later(self, seconds: float, do: Callable[[], None]) -> _Timer:
-        due, timer = self._clock.monotonic() + seconds, _Timer(do)
-        heapq.heappush(self._timers, (due, next(self._numbers), timer))
-        return timer
-
-    def _pause(self, do: Callable[[], None]) -> None:
-        """Do it once the store may be back."""
-        self._later(STORE_PAUSE_SECONDS, do)
-
-    def _write(
-        self,
-        job_id: str,
-        decide: Decide,
-        then: Callable[[Written], None],
-        failed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Store a decision; `then` runs on this thread. A store that is away for a while is asked again.
-
-        Args:
-            failed: Runs instead of `then` when it can never be stored; then the job is let go of.
-        """
-        self._unanswered += 1
-
-        def submit() -> None:
-            self._outgoing.append((job_id, decide, done))
-
-        def done(result: Written | BaseException) -> None:
-            self._post(lambda: answered(result))
-
-        def answered(result: Written | BaseException) -> None:
-            if isinstance(result, StoreUnavailableError):
-                log.warning("store_unavailable job_id=%s error=%s", job_id, result.what)
-                self._pause(submit)
-                return
-            self._unanswered -= 1
-            if isinstance(result, Written):
-                self._safely(lambda: then(result))
-            else:
-                log.error("decision_failed job_id=%s", job_id, exc_info=result)
-                failed()
-                self._drop(job_id)
-
-        submit()
-
-    def _send_out(self) -> None:
-        """Store what this tick decided in one step: the end of a task and the start of the next share an fsync."""
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, []
-            self._ledger.submit_all(outgoing)
 
     def _mine(self, job: Job, run: JobRun) -> bool:
         """Whether this executor still holds the job: only the lease holder reports on its tasks."""
@@ -460,7 +364,7 @@ class PipelineExecutor:
             return
         elif any(active.run.job.job_id == job_id for active in self._active.values()):
             # Its tasks of an earlier holding are being ended here; only then may they run again.
-            self._pause(lambda: self._look_at(self._store.get(job_id)))
+            self._agenda.pause(lambda: self._look_at(self._store.get(job_id)))
         elif job.executor_id == self.executor_id:
             self._adopt(job)
         else:
@@ -485,7 +389,7 @@ class PipelineExecutor:
             self._manager.rollbacks.finish()
         except StoreUnavailableError as error:
             log.warning("store_unavailable error=%s", error.what)
-            self._post(lambda: self._pause(self._finish_rollbacks_aside))
+            self._agenda.post(lambda: self._agenda.pause(self._finish_rollbacks_aside))
         except SluicegateError:
             log.exception("rollback_failed")
 
@@ -511,7 +415,7 @@ class PipelineExecutor:
             if written.changed and written.job.job_id not in self._runs:
                 self._adopt(written.job)
 
-        self._write(seen.job_id, decide, then)
+        self._agenda.write(seen.job_id, decide, then)
 
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
@@ -544,7 +448,7 @@ class PipelineExecutor:
         request = StopRequest(
             "timeout", f"it ran longer than {timeout_seconds:g} s", cause=Cause.TIMEOUT.value
         )
-        self._timeouts[run.job.job_id] = self._later(
+        self._timeouts[run.job.job_id] = self._agenda.later(
             max(0.0, timeout_seconds - spent),
             lambda: self._cancel_later(run.job.job_id, request),
         )
@@ -558,7 +462,7 @@ class PipelineExecutor:
         except StoreUnavailableError as error:
             log.warning("store_unavailable job_id=%s error=%s", job_id, error.what)
             again = partial(self._cancel_later, job_id, request)
-            self._post(lambda: self._pause(again))
+            self._agenda.post(lambda: self._agenda.pause(again))
         except SluicegateError:
             log.exception("timeout_stop_failed job_id=%s", job_id)
 
@@ -646,9 +550,9 @@ class PipelineExecutor:
                 active.is_lost = True
                 self._touched[active.run.job.job_id] = active.run
                 self._workers.deliver(task_id, Stage.KILL)
-                active.lost_timer = self._later(self._lease_seconds, look)
+                active.lost_timer = self._agenda.later(self._lease_seconds, look)
 
-        active.lost_timer = self._later(self._lease_seconds + CONTACT_SECONDS, look)
+        active.lost_timer = self._agenda.later(self._lease_seconds + CONTACT_SECONDS, look)
 
     def _is_out_of_reach(self, run: JobRun) -> bool:
         """Whether all that is left of a job that is being stopped are tasks that nothing is heard of."""
@@ -678,7 +582,7 @@ class PipelineExecutor:
             self.cancelled_jobs.discard(written.job.job_id)
             self._heard(run, written)
 
-        self._write(run.job.job_id, decide, then)
+        self._agenda.write(run.job.job_id, decide, then)
 
     def _drop(self, job_id: str) -> None:
         """Let go of a job that somebody else has taken over: end its tasks here, report nothing."""
@@ -799,7 +703,9 @@ class PipelineExecutor:
                 self._watch_timeout(run)
                 self._follow_up(run, task, pause)
 
-        self._write(run.job.job_id, decide, then, lambda: self._starting.discard(record.task_id))
+        self._agenda.write(
+            run.job.job_id, decide, then, lambda: self._starting.discard(record.task_id)
+        )
 
     @staticmethod
     def _record(run: JobRun, pipeline: str, now: datetime) -> TaskRecord:
@@ -836,7 +742,7 @@ class PipelineExecutor:
                 events=_start_events(job, task, now),
             )
 
-        self._write(
+        self._agenda.write(
             run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
         )
 
@@ -867,7 +773,7 @@ class PipelineExecutor:
             )
             return
         if spec.timeout_seconds is not None:
-            active.timer = self._later(
+            active.timer = self._agenda.later(
                 spec.timeout_seconds, lambda: self._out_of_time(task, spec.timeout_seconds)
             )
         if spec.stall_timeout_seconds is not None:
@@ -899,7 +805,7 @@ class PipelineExecutor:
                 continue
             stats = run.records[assignment.spec.pipeline_id].stats
             ended = TaskEnded(assignment.task_id, "cancelled", stats, stage=Stage.CHECKPOINT)
-            self._safely(partial(self._attempt_over, ended))
+            self._agenda.safely(partial(self._attempt_over, ended))
 
     def _not_started(self, run: JobRun, task: TaskRecord, before: Writer, written: Written) -> None:
         """The start was refused: the job was stopped or taken over meanwhile, or its table was."""
@@ -935,12 +841,13 @@ class PipelineExecutor:
             allowed = stall_seconds if active.has_begun else max(stall_seconds, LOAD_SECONDS)
             left = max(active.heard_at, active.shielded_until or 0.0) + allowed - now
             if left > 0:
-                active.stall_timer = self._later(left, look)
+                active.was_shielded = active.shielded_until is not None
+                active.stall_timer = self._agenda.later(left, look)
                 return
             reason = f"it passed no checkpoint and made no progress for {allowed:g} s"
             self._stop(task_id, active, StopMode.GRACEFUL, Cause.STALL, None, reason)
 
-        active.stall_timer = self._later(stall_seconds, look)
+        active.stall_timer = self._agenda.later(stall_seconds, look)
 
     def _out_of_time(self, task: TaskRecord, timeout_seconds: float | None) -> None:
         active = self._active.get(task.task_id)
@@ -983,7 +890,7 @@ class PipelineExecutor:
                 self._workers.answer_permit(task_id, refusal[0])
             self._heard(run, written)
 
-        self._write(run.job.job_id, decide, then)
+        self._agenda.write(run.job.job_id, decide, then)
 
     def _heard(self, run: JobRun, written: Written) -> None:
         """A decision about a running task was answered: with it comes what others decided about the job."""
@@ -1048,14 +955,16 @@ class PipelineExecutor:
                 return None
             return Change(job, made_from=job.version, tasks=tasks, events=events)
 
-        self._write(run.job.job_id, decide, lambda written: self._heard(run, written))
+        self._agenda.write(run.job.job_id, decide, lambda written: self._heard(run, written))
 
     def _shield(self, task_id: str, until_seconds: float | None) -> None:
         now = self._clock.monotonic()
         if active := self._active.get(task_id):
             active.shielded_until = None if until_seconds is None else now + until_seconds
             active.heard_at = now
-            self._watch_stall(task_id, active)
+            if until_seconds is None and active.was_shielded:
+                active.was_shielded = False
+                self._watch_stall(task_id, active)  # it was put off to the end of the shield
         if stopping := self._stops.get(task_id):
             stopping.shield(now, until_seconds)
 
@@ -1102,7 +1011,7 @@ class PipelineExecutor:
         if not record.permits:
             then(Settled(record.stats, complete=False))
             return
-        self._unanswered += 1
+        self._agenda.unanswered += 1
 
         def read() -> None:
             try:
@@ -1110,10 +1019,10 @@ class PipelineExecutor:
             except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
                 log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
                 settled = Settled(record.stats, complete=False)
-            self._post(lambda: read_it(settled))
+            self._agenda.post(lambda: read_it(settled))
 
         def read_it(settled: Settled) -> None:
-            self._unanswered -= 1
+            self._agenda.unanswered -= 1
             then(settled)
 
         self._side.submit(read)
@@ -1208,7 +1117,7 @@ class PipelineExecutor:
             self._saw(run, written.job)
             self._follow_up(run, task, pause)
 
-        self._write(run.job.job_id, decide, then)
+        self._agenda.write(run.job.job_id, decide, then)
 
     def _follow_up(self, run: JobRun, task: TaskRecord, pause: float) -> None:
         self._touched[run.job.job_id] = run
@@ -1220,7 +1129,7 @@ class PipelineExecutor:
             return
         elif pause and not run.job.is_terminal:
             run.put_aside(task.pipeline)
-            self._later(pause, lambda: self._retry(run, task.pipeline))
+            self._agenda.later(pause, lambda: self._retry(run, task.pipeline))
             return
         else:
             run.give_back(task.pipeline)  # if its job was stopped meanwhile, it ends with the job
@@ -1242,7 +1151,7 @@ class PipelineExecutor:
 
     def _beat(self) -> None:
         self._identity = replace(self._identity, beat=self._identity.beat + 1)
-        self._later(self._lease_seconds / 3, self._beat)
+        self._agenda.later(self._lease_seconds / 3, self._beat)
         try:
             self._store.beat(self._identity)
         except StoreUnavailableError as error:
@@ -1252,7 +1161,7 @@ class PipelineExecutor:
         self._closing = True
         for task_id in self._active:
             self._workers.deliver(task_id, Stage.CHECKPOINT)
-        self._later(HAND_BACK_SECONDS, self._end_what_is_left)
+        self._agenda.later(HAND_BACK_SECONDS, self._end_what_is_left)
 
     def _end_what_is_left(self) -> None:
         for task_id in self._active:

@@ -69,9 +69,9 @@ class World:
         self.manager.wake, self.manager.executor_id = self.executor.wake, self.executor.executor_id
         self.manager.outlook = self.executor.outlook
         self.manager.rollbacks.freed = self.executor.tables_freed
-        self.workers.start(self.executor._inbox.put)
+        self.workers.start(self.executor._agenda.put)
         if recover:
-            self.executor._post(self.executor._recover)
+            self.executor._agenda.post(self.executor._recover)
             self.settle()
 
     # ---------------------------------------------------------------- driving
@@ -80,7 +80,7 @@ class World:
         """Tick until nothing is left to do at this instant."""
         for _ in range(STEPS_MAX):
             self.executor.tick(0)
-            if self.executor._inbox.empty() and self.executor._next_in() != 0:
+            if not self.executor._agenda.has_messages and self.executor._next_in() != 0:
                 return self
         raise AssertionError("the executor does not come to rest")
 
@@ -144,7 +144,7 @@ class World:
 
     def close(self) -> None:
         """What `PipelineExecutor.close` asks of the loop."""
-        self.executor._post(self.executor._begin_closing)
+        self.executor._agenda.post(self.executor._begin_closing)
         self.settle()
 
     # ---------------------------------------------------------------- looking
@@ -218,13 +218,11 @@ class World:
             executor._starting,
             executor._stops,
             executor._timeouts,
-            executor._outgoing,
             executor.cancelled_jobs,
-            [t for _, _, t in executor._timers if t.do is not None],
             executor._book.waiting,
         ]
         assert not any(live), live
-        assert executor._unanswered == 0
+        assert executor._agenda.is_at_rest
 
 
 STATS = TaskStats(rows=10, bytes=100, files=1, units=1, version=3)

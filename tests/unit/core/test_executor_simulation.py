@@ -200,7 +200,7 @@ class Simulation:
 
     def close(self) -> None:
         """The server is told to stop; what happens meanwhile happens, and the next one starts."""
-        self.world.executor._post(self.world.executor._begin_closing)
+        self.world.executor._agenda.post(self.world.executor._begin_closing)
 
     def spurious_wake(self) -> None:
         if jobs := sorted(self.world.store.memory.jobs):
@@ -211,7 +211,7 @@ class Simulation:
         self.heard = {job.job_id for job in jobs if job.is_terminal}
         self.world.boot(recover=False)
         self.world.workers.on_run = self.nothing_starts_after_a_stop
-        self.world.executor._post(self.world.executor._recover)
+        self.world.executor._agenda.post(self.world.executor._recover)
 
     def step(self) -> None:
         actions: list[tuple[Callable[[], None], int]] = [

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from executor_world import STATS, Made, World, spec
 
+from sluicegate.core.agenda import STORE_PAUSE_SECONDS
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import JobNotRunningError, JobStatus, StopMode, TaskProgress
-from sluicegate.core.pipeline_executor import HAND_BACK_SECONDS, STORE_PAUSE_SECONDS
+from sluicegate.core.pipeline_executor import HAND_BACK_SECONDS
 from sluicegate.core.ports import (
     Settled,
     ShieldChanged,
@@ -1027,7 +1028,7 @@ def test_a_job_that_is_created_while_the_executor_starts_is_run_once(made: Made)
     """It is seen twice: among the unfinished, and by its own wake-up."""
     world = made(spec(A))
     world.boot(recover=False)
-    world.executor._post(world.executor._recover)
+    world.executor._agenda.post(world.executor._recover)
     job_id = world.run()
     assert world.running == [A]
     world.end(A)
@@ -1141,7 +1142,7 @@ def test_a_mistake_in_one_message_spoils_no_other(made: Made) -> None:
         raise KeyError
 
     job_id = world.run(settle=False)
-    world.executor._post(fail)
+    world.executor._agenda.post(fail)
     world.executor.tick(0)
     world.settle()
     assert world.running == [A]
@@ -1291,7 +1292,7 @@ def test_nothing_starts_while_closing(made: Made) -> None:
 def test_the_heart_beats_three_times_a_lease_and_survives_the_store(made: Made) -> None:
     """Others judge it by whether it still changes."""
     world = made()
-    world.executor._post(world.executor._beat)
+    world.executor._agenda.post(world.executor._beat)
     world.settle()
     world.store.unavailable = True
     world.later(5)
