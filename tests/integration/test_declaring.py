@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from sluicegate.lake.log import current_content
 from sluicegate.lake.tables import Lake
 
 PIPELINES = '''
-import sys, time
+import os, signal, sys, time
 from datetime import date
 
 import duckdb, pandas as pd, polars as pl, pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from sluicegate import CancelPolicy, Task, bronze, silver, table
 
 SOON = CancelPolicy(interrupt_after=0.2, terminate_after=1, kill_after=2)
@@ -56,6 +57,17 @@ def nested(task: Task):
     yield [{"row": f"at {first}"}]
     yield [{"row": f"after {first}"}]
     if task.params.get("fail"): raise ValueError("between two states")
+
+@bronze(mode="append", retries=1)
+def ended(task: Task):
+    for page in range(task.state.get("last", 0), 6):
+        if page == 3 and task.attempt == 1:
+            how = task.params["how"]
+            if how == "killed": os.kill(os.getpid(), signal.SIGKILL)
+            if how == "raises": raise ValueError("page 3")
+            write_deltalake(task.params["table"], pa.table({"page": [99]}), mode="append")
+        task.state["last"] = page + 1
+        yield [{"page": page}]
 
 @bronze(mode="append")
 def returned(task: Task):
@@ -206,6 +218,20 @@ def test_rows_belong_to_the_state_that_comes_next(here: Here) -> None:
     assert (done.status, done.stats.rows, done.stats.units) == (TaskStatus.SUCCESS, 3, 2)
     kept = ["after 1", "at 0", "at 1", "before 0", "before 1"]
     assert [row["row"] for row in rows(here, "bronze.nested")] == kept
+
+
+@pytest.mark.parametrize("how", ["killed", "raises", "moved"])
+def test_another_attempt_goes_on_from_the_last_unit(here: Here, how: str) -> None:
+    """Whatever ended the first: its whole units stay, and no row is there twice."""
+    table = Lake(str(here.settings.lake)).path("bronze.ended")
+    options = {"params": {"how": how, "table": str(table)}, "full_refresh": False}
+    if table.exists():
+        shutil.rmtree(table)
+    task = run(here, "bronze.ended", **options)
+    assert (task.status, task.attempt, task.error) == (TaskStatus.SUCCESS, 2, None)
+    assert task.stats.rows == 6, "both attempts count"
+    wanted = [*range(6), *([99] if how == "moved" else [])]
+    assert sorted(row["page"] for row in rows(here, "bronze.ended")) == wanted
 
 
 def test_what_is_returned_is_one_unit_with_its_state(here: Here) -> None:

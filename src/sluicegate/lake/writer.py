@@ -97,6 +97,7 @@ class TableWriter:
         self._part_rows = self._rows = self._bytes = 0
         self._token = secrets.token_hex(8)  # in each entry, so that we know our own again
         self._in_doubt: int | None = None
+        self._aborted = False
         self._content = Content()
         self._settled = Settled()
 
@@ -226,6 +227,8 @@ class TableWriter:
         """
         if self._replaces and not final:
             raise ValueError("an output that replaces the table is one unit: commit it with final")
+        # What was sealed before is gone: marks or a state would claim rows that are not there.
+        assert not self._aborted
         listed = [list(mark) for mark in marks]
         try:
             if seal:
@@ -253,7 +256,7 @@ class TableWriter:
         """Remove what was written and not committed. Files that the log names are left alone."""
         if self._in_doubt is not None and self._find_own(self._in_doubt) is not None:
             self._settle_doubt()
-        self._in_doubt = None
+        self._in_doubt, self._aborted = None, True
         for files in (self._part, self._files, self._leftover):
             files.discard()
 

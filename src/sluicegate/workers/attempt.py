@@ -157,7 +157,7 @@ class Attempt:
                 self._ingest_file(landing, file, arguments)
                 units.end_unit(file, last=done + 1 == len(fresh))
             except Exception:
-                self._bad_file = file.path
+                self._bad_file = None if units.commit_failed else file.path
                 # The files before it are whole: they must not be read again and again for this one.
                 units.keep_whole()
                 raise

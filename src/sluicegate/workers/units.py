@@ -80,6 +80,7 @@ class Units:
         self._group_units = self._group_bytes = 0
         self._began = self._group_began = time.monotonic()
         self._commit_seconds = 0.0
+        self.commit_failed = False
         # Held while rows are written and while a group is committed, by whichever thread.
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -183,6 +184,8 @@ class Units:
     def keep_whole(self) -> None:
         """The pipeline failed: publish the units that ended before, so that they need not be done again."""
         with self._mine():
+            if self.commit_failed:
+                return  # it is what failed: their rows are gone, and the state must not say that they are there
             if self._writer is not None and self._group_units and not self._all_at_once:
                 self._writer.drop()
                 self._commit()
@@ -230,10 +233,12 @@ class Units:
         marks = [(file.path, file.size, file.mtime_ns) for file in self._group]
         changed = self._state_ended != self._state_committed
         state = json.loads(self._state_ended) if changed else None
+        self.commit_failed = True
         if writer.commit(marks, state, final=final, seal=False) is not None:
             self._tell({"kind": "committed", "stats": self.stats()})
             if self._spec.mode != "overwrite":
                 writer.maintain()
+        self.commit_failed = False
         self._state_committed = self._state_ended
         self._group, self._group_units, self._group_bytes = [], 0, 0
         self._group_began = time.monotonic()
