@@ -20,6 +20,8 @@ __all__ = ["ApiError", "Client", "ServerUnreachableError"]
 
 RECONNECT_SECONDS: Final = 1.0
 RECONNECTS_MAX: Final = 30
+LONG_SECONDS: Final = 300.0
+DRY_RUN: Final = {"dry_run": "true"}
 
 Json = dict[str, Any]
 
@@ -97,6 +99,11 @@ class Client:
         """What answers, as a person would say it."""
         return f"the server at {self.url}"
 
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether what answers also runs jobs: a server does."""
+        return True
+
     def __enter__(self) -> Client:
         return self
 
@@ -137,7 +144,64 @@ class Client:
     def preview_cancel(self, job_id: str, *, mode: str = "graceful") -> Json:
         """Return what a stop would do: `running`, `not_started`, `kept`, `lost_work_seconds`."""
         path = f"/api/jobs/{_part(job_id)}/cancel"
-        return self._call("POST", path, json={"mode": mode}, params={"dry_run": "true"})
+        return self._call("POST", path, json={"mode": mode}, params=DRY_RUN)
+
+    def cancel_task(
+        self, job_id: str, task_id: str, *, reason: str | None = None, mode: str = "graceful"
+    ) -> Json:
+        """Stop one task of a job that goes on. Returns: the task."""
+        body = {"reason": reason, "mode": mode}
+        path = f"/api/jobs/{_part(job_id)}/tasks/{_part(task_id)}/cancel"
+        return self._call("POST", path, json=body)
+
+    def cancel_many(
+        self,
+        *,
+        job_ids: Iterable[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        mode: str = "graceful",
+        dry_run: bool = False,
+        match_token: str | None = None,
+    ) -> Json:
+        """Stop many jobs, up to 10,000: these, or those that a filter means.
+
+        Args:
+            filter: Names of the history's query, each with a value or a list.
+            match_token: What a dry run answered; the call is limited to the jobs that were shown.
+
+        Returns: `matched`, `cancelled`, `results`; of a dry run also `match_token`.
+        """
+        body: Json = {"reason": reason, "mode": mode, "dry_run": dry_run}
+        if job_ids is not None:
+            body["job_ids"] = list(job_ids)
+        if filter is not None:
+            body["filter"] = dict(filter)
+        if match_token is not None:
+            body["match_token"] = match_token
+        return self._call("POST", "/api/jobs/cancel", json=body, timeout=LONG_SECONDS)
+
+    def preview_resume(self, job_id: str) -> Json:
+        """Return what a resume would do: `kept`, `runs`."""
+        return self._call("POST", f"/api/jobs/{_part(job_id)}/resume", params=DRY_RUN)
+
+    def resume(self, job_id: str) -> Json:
+        """Go on with an ended job. Returns: the new job."""
+        return self._call("POST", f"/api/jobs/{_part(job_id)}/resume")
+
+    def rerun(self, job_id: str) -> Json:
+        """Run a job's plan again. Returns: the new job."""
+        return self._call("POST", f"/api/jobs/{_part(job_id)}/rerun")
+
+    def preview_rollback(self, job_id: str) -> Json:
+        """Return what a rollback would do: `tables`, each with `from_version`, `to_version`."""
+        path = f"/api/jobs/{_part(job_id)}/rollback"
+        return self._call("POST", path, params=DRY_RUN, timeout=LONG_SECONDS)
+
+    def rollback(self, job_id: str) -> Json:
+        """Put the tables that a job changed back. Returns: `tables`, `rolled_back_at`."""
+        path = f"/api/jobs/{_part(job_id)}/rollback"
+        return self._call("POST", path, timeout=LONG_SECONDS)
 
     def logs(
         self, job_id: str, *, task_id: str | None = None, after: int = 0, limit: int = 1000

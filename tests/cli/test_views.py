@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sluicegate.cli import terminal
-from sluicegate.cli.jobs import AmbiguousJobError, _jobs_table, find_job, short_ids
+from sluicegate.cli.listing import AmbiguousJobError, find_job, jobs_table, short_ids
 from sluicegate.cli.progress import Stopper, view
 from sluicegate.cli.report import exit_code, is_over, print_job, print_receipt
 from sluicegate.cli.run import parse_params
@@ -35,6 +35,7 @@ def task(pipeline: str, status: str = "running", **changes: Any) -> dict[str, An
         "stats": {"rows": 0, "bytes": 0, "files": 0, "units": 0, "version": None},
         "progress": None,
         "stop": None,
+        "stopping": False,
     } | changes
 
 
@@ -65,6 +66,7 @@ def job(*tasks: dict[str, Any], plan: list[str] | None = None, **changes: Any) -
         "code_version": None,
         "error": None,
         "cancellation": None,
+        "rollback": None,
         "plan": [{"pipeline": name, "depends_on": []} for name in names],
         "tasks": list(tasks),
     } | changes
@@ -93,6 +95,8 @@ RECEIPT: dict[str, Any] = {
     ],
     "remote": [],
     "outcome": "stopped",
+    "confirmed_at": None,
+    "missing_means": [],
 }
 
 
@@ -138,10 +142,10 @@ def test_a_receipt_reads_as_a_person_would_tell_it() -> None:
     """Who, why, what stopped, how fast, where it hung, and what was kept."""
     text = printed(print_receipt, RECEIPT)
     assert "stopped in 5.0 s (graceful)" in text
-    assert "by ana" in text
-    assert "wrong [day]" in text
+    assert "ana asked for it at " in text
+    assert ": wrong [day].\n" in text
     assert "silver.b  interrupted  after 5.0 s, 2 processes killed" in text
-    assert "pipelines.py:20 in b" in text
+    assert "it hung at pipelines.py:20 in b" in text
     assert "gold.c" in text
     assert "version 3  1 row" in text
 
@@ -244,7 +248,7 @@ def test_listed_ids_are_short_and_tell_the_jobs_apart() -> None:
 def test_a_narrow_history_cuts_off_names_and_nothing_else() -> None:
     """Half an id, or half a status, is of no use."""
     long = job(job_name="a job with a name that goes on and on and on for ever", status="cancelled")
-    text = drawn(_jobs_table([long], 80))
+    text = drawn(jobs_table([long], 80))
     assert "01a20495-c08e" in text
     assert "■ cancelled" in text
     assert "CREATED" in text

@@ -65,6 +65,14 @@ def test_each_verb_asks_its_own_address(scripted: Scripted) -> None:
         client.list({"status": ["failed", "partial"], "limit": 2, "cursor": None})
         client.cancel("j1", reason="why", mode="force")
         client.preview_cancel("j1")
+        client.cancel_task("j1", "t/1", reason="slow")
+        client.cancel_many(job_ids=["j1"], match_token="m1.")
+        client.cancel_many(filter={"status": "pending"}, dry_run=True, mode="force")
+        client.preview_resume("j1")
+        client.resume("j1")
+        client.preview_rollback("j1")
+        client.rollback("j1")
+        client.rerun("j1")
         client.logs("j1", task_id="t1", after=5)
         client.pipelines()
         client.tables()
@@ -78,6 +86,14 @@ def test_each_verb_asks_its_own_address(scripted: Scripted) -> None:
         ("GET", "/api/jobs?status=failed&status=partial&limit=2"),
         ("POST", "/api/jobs/j1/cancel"),
         ("POST", "/api/jobs/j1/cancel?dry_run=true"),
+        ("POST", "/api/jobs/j1/tasks/t%2F1/cancel"),
+        ("POST", "/api/jobs/cancel"),
+        ("POST", "/api/jobs/cancel"),
+        ("POST", "/api/jobs/j1/resume?dry_run=true"),
+        ("POST", "/api/jobs/j1/resume"),
+        ("POST", "/api/jobs/j1/rollback?dry_run=true"),
+        ("POST", "/api/jobs/j1/rollback"),
+        ("POST", "/api/jobs/j1/rerun"),
         ("GET", "/api/jobs/j1/logs?task_id=t1&after=5&limit=1000"),
         ("GET", "/api/pipelines"),
         ("GET", "/api/tables"),
@@ -91,6 +107,11 @@ def test_each_verb_asks_its_own_address(scripted: Scripted) -> None:
     assert headers["Idempotency-Key"] == "once"
     assert body == {"pipelines": ["silver.a"]}
     assert scripted.asked[3][3] == {"reason": "why", "mode": "force"}
+    assert scripted.asked[5][3] == {"reason": "slow", "mode": "graceful"}
+    how = {"reason": None, "mode": "graceful", "dry_run": False}
+    assert scripted.asked[6][3] == {**how, "job_ids": ["j1"], "match_token": "m1."}
+    meant = {"filter": {"status": "pending"}, "mode": "force", "dry_run": True}
+    assert scripted.asked[7][3] == {**how, **meant}
 
 
 def test_a_problem_becomes_an_error_with_its_code_and_mend(scripted: Scripted) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,16 @@ USER_AGENT: Final = "sluicegate-cli"
 
 
 class Backend(Protocol):
-    """The verbs of commands. `where` names what answers."""
+    """The verbs of commands, to the core of the API or to a server."""
 
     @property
     def where(self) -> str:
         """What answers, as a person would say it."""
+        ...
+
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether jobs are run there."""
         ...
 
     def run(self, request: Mapping[str, Any], /) -> Json:
@@ -46,6 +51,45 @@ class Backend(Protocol):
 
     def preview_cancel(self, job_id: str, /, *, mode: str = "graceful") -> Json:
         """Return what a stop would do."""
+        ...
+
+    def cancel_task(
+        self, job_id: str, task_id: str, /, *, reason: str | None = None, mode: str = "graceful"
+    ) -> Json:
+        """Stop one task and return it."""
+        ...
+
+    def cancel_many(
+        self,
+        *,
+        job_ids: Iterable[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        mode: str = "graceful",
+        dry_run: bool = False,
+        match_token: str | None = None,
+    ) -> Json:
+        """Stop many jobs: these, or those that a filter means."""
+        ...
+
+    def preview_resume(self, job_id: str, /) -> Json:
+        """Return what a resume would do."""
+        ...
+
+    def resume(self, job_id: str, /) -> Json:
+        """Go on with a job and return the new one."""
+        ...
+
+    def rerun(self, job_id: str, /) -> Json:
+        """Run a job's plan again and return the new job."""
+        ...
+
+    def preview_rollback(self, job_id: str, /) -> Json:
+        """Return what a rollback would do."""
+        ...
+
+    def rollback(self, job_id: str, /) -> Json:
+        """Put a job's tables back and return them."""
         ...
 
     def logs(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sluicegate.clock import SystemClock
+from sluicegate.core import match_token as match_tokens
 from sluicegate.core import render
-from sluicegate.core.job import JobQuery, JobStatus, StopMode
+from sluicegate.core.job import Job, JobQuery, JobStatus, StopMode
 from sluicegate.core.job_manager import JobManager, RunRequest
 from sluicegate.core.keys import create_key
 from sluicegate.core.transitions import StopRequest
@@ -54,6 +55,11 @@ class LocalBackend:
         """What answers, as a person would say it."""
         return "the local store"
 
+    @property
+    def runs_jobs(self) -> bool:
+        """Whether an executor was started here too."""
+        return self._manager.wake is not None
+
     def run(self, request: Mapping[str, Any], /) -> Json:
         """Create a job and return it."""
         fields: dict[str, Any] = {
@@ -62,7 +68,7 @@ class LocalBackend:
         }
         asked = RunRequest(**fields)
         job, _ = self._manager.create(asked, user_id=user_name(), trigger="cli")
-        return render.job_dict(job, datetime.now(UTC), 0.0)
+        return self._shown(job)
 
     def get(self, job_id: str, /) -> Json:
         """Return a job with its plan and tasks."""
@@ -90,8 +96,61 @@ class LocalBackend:
 
     def preview_cancel(self, job_id: str, /, *, mode: str = "graceful") -> Json:
         """Return what a stop would do."""
-        preview = self._manager.preview_cancel(job_id)
+        preview = self._manager.preview_cancel(job_id, StopMode(mode))
         return render.preview_dict(preview)
+
+    def cancel_task(
+        self, job_id: str, task_id: str, /, *, reason: str | None = None, mode: str = "graceful"
+    ) -> Json:
+        """Stop one task and return it."""
+        request = StopRequest(user_name(), reason, StopMode(mode))
+        details = self._manager.cancel_task(job_id, task_id, request)
+        [task] = (one for one in details.tasks if one.task_id == task_id)
+        return render.task_dict(task, details.job, datetime.now(UTC))
+
+    def cancel_many(
+        self,
+        *,
+        job_ids: Iterable[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        mode: str = "graceful",
+        dry_run: bool = False,
+        match_token: str | None = None,
+    ) -> Json:
+        """Stop many jobs: these, or those that a filter means."""
+        meant: Sequence[str] = list(job_ids or ())
+        if job_ids is None:
+            meant = self._manager.matching(_job_query(filter or {}))
+        if match_token is not None:
+            meant = match_tokens.matched_by(match_token, meant)
+        if dry_run:
+            preview = self._manager.preview_cancel_many(meant, StopMode(mode))
+            return render.many_dict(preview, match_tokens.match_token(meant))
+        request = StopRequest(user_name(), reason, StopMode(mode))
+        return render.many_dict(self._manager.cancel_many(meant, request))
+
+    def preview_resume(self, job_id: str, /) -> Json:
+        """Return what a resume would do."""
+        return render.resume_dict(job_id, self._manager.preview_resume(job_id))
+
+    def resume(self, job_id: str, /) -> Json:
+        """Go on with a job and return the new one."""
+        return self._shown(self._manager.resume(job_id, user_id=user_name()))
+
+    def rerun(self, job_id: str, /) -> Json:
+        """Run a job's plan again and return the new job."""
+        return self._shown(self._manager.rerun(job_id, user_id=user_name()))
+
+    def preview_rollback(self, job_id: str, /) -> Json:
+        """Return what a rollback would do."""
+        return render.rolled_back_dict(job_id, self._manager.preview_rollback(job_id), None)
+
+    def rollback(self, job_id: str, /) -> Json:
+        """Put a job's tables back and return them. The lake is written by this very process."""
+        done = self._manager.rollback(job_id, requested_by=user_name()).rollback
+        assert done is not None
+        return render.rolled_back_dict(job_id, done.tables, done.finished_at)
 
     def logs(
         self, job_id: str, /, *, task_id: str | None = None, after: int = 0, limit: int = 1000
@@ -146,6 +205,10 @@ class LocalBackend:
         """Revoke a key."""
         return render.key_dict(self._parts.store.revoke_key(name, datetime.now(UTC)))
 
+    def _shown(self, job: Job) -> Json:
+        percent = self._manager.progress_percent([job])[job.job_id]
+        return render.job_dict(job, datetime.now(UTC), percent)
+
 
 def user_name() -> str:
     """Return who is sitting here."""
@@ -161,6 +224,14 @@ def _job_query(query: Mapping[str, Any]) -> JobQuery:
         pipelines=tuple(query.get("pipeline", ())),
         layers=tuple(query.get("layer", ())),
         labels=tuple((k, v) for k, _, v in (one.partition(":") for one in query.get("label", ()))),
+        user_ids=tuple(query.get("user_id", ())),
+        triggers=tuple(query.get("trigger", ())),
+        created_after=_instant(query.get("created_after")),
+        created_before=_instant(query.get("created_before")),
         before_job_id=query.get("cursor"),
         limit=query.get("limit", 50),
     )
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -14,6 +14,7 @@ from sluicegate.config import Settings
 P = ParamSpec("P")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print plain JSON on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="A job id, or the beginning of a recent one.")
 ]

@@ -18,6 +18,7 @@ from sluicegate.cli.terminal import (
     milliseconds,
     plain,
     state,
+    task_state,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def pipeline_of(task: Json) -> str:
 
 def print_job(console: Console, job: Json) -> None:
     """Print everything about a job."""
-    console.print(_headline(job))
+    console.print(headline(job))
     console.print(facts(_header(job)))
     console.print()
     print_outcome(console, job)
@@ -68,7 +69,7 @@ def print_job(console: Console, job: Json) -> None:
 
 def print_summary(console: Console, job: Json) -> None:
     """Print what a job came to, when it was followed up to here."""
-    console.print(_headline(job))
+    console.print(headline(job))
     console.print(facts([("job", job["job_id"]), ("tasks", _tally(job))]))
     console.print()
     print_outcome(console, job)
@@ -86,35 +87,51 @@ def print_outcome(console: Console, job: Json) -> None:
         console.print(plain(job["error"]), style="red")
     if job["cancellation"]:
         console.print()
-        print_receipt(console, job["cancellation"], job)
+        print_receipt(console, job["cancellation"])
+    _print_stopped_alone(console, job)
+    if job["rollback"]:
+        console.print()
+        _print_rollback(console, job["rollback"])
 
 
-def print_receipt(console: Console, receipt: Json, job: Json | None = None) -> None:
-    """Print what stopped, how fast, and what was kept."""
+def print_receipt(console: Console, receipt: Json) -> None:
+    """Print who stopped it and why, what stopped, how fast, and what was kept."""
     console.print(_stopped_line(receipt))
-    rows: list[tuple[str, Any]] = [
-        ("asked", f"{local_time(receipt['requested_at'])} by {receipt['requested_by']}"),
-        ("cause", CAUSES.get(receipt["cause"])),
-        ("reason", receipt["reason"]),
-    ]
-    if receipt["escalated_at"]:
-        rows.append(("escalated", f"{local_time(receipt['escalated_at'])}, to {receipt['mode']}"))
-    if receipt["stopped"]:
-        rows.append(("stopped", _stopped(receipt["stopped"])))
+    console.print(plain(" ".join(_told(receipt))))
+    console.print(
+        facts(
+            [
+                ("stopped", _stopped(receipt["stopped"]) if receipt["stopped"] else None),
+                ("not started", listed(receipt["not_started"])),
+                ("kept", kept_table(receipt["kept"])),
+                ("elsewhere", _remote(receipt["remote"])),
+                ("missing here", "\n".join(receipt["missing_means"])),
+            ]
+        )
+    )
+
+
+def print_task_stop(console: Console, task: Json, job: Json) -> None:
+    """Print how one task was stopped, and what that means for its job."""
+    name = pipeline_of(task)
+    if task["stopping"]:
+        console.print(plain(f"{name} is stopping"), style="bold yellow")
+        console.print(f"to see the rest: sluicegate jobs watch {job['job_id']}", style="dim")
+        return
+    if task["stop"]:
+        _print_stopped_task(console, task)
     else:
-        rows.append(("stopped", "nothing was running" if receipt["stopped_at"] else None))
-    rows += [
-        ("not started", listed(receipt["not_started"])),
-        ("kept", _kept(receipt["kept"])),
-        ("elsewhere", "\n".join(_remote(one) for one in receipt["remote"])),
-    ]
-    console.print(facts(rows))
+        console.print(plain(f"{name} ended as {task['status']} before the stop took effect"))
+    left = _depends_on(name, job)
+    if task["status"] == "cancelled" and left:
+        console.print(facts([("does not run", listed(left))]))
 
 
 # ------------------------------------------------------------------ the header
 
 
-def _headline(job: Json) -> Text:
+def headline(job: Json) -> Text:
+    """Return a job's name and how it is, in one line."""
     from rich.text import Text
 
     took = duration(job["duration_seconds"])
@@ -166,7 +183,7 @@ def _tasks(job: Json) -> Any:
             continue
         table.add_row(
             plain(pipeline_of(task)),
-            state(task["status"]),
+            task_state(task),
             count(task["stats"]["rows"]) if task["stats"]["units"] else "",
             duration(task["duration_seconds"]),
             plain(_note(task)),
@@ -218,8 +235,28 @@ def _stopped_line(receipt: Json) -> Text:
     return line
 
 
+def _told(receipt: Json) -> Iterator[str]:
+    """Yield the sentences that tell the stop."""
+    at, reason = local_time(receipt["requested_at"]), receipt["reason"]
+    asked = f"{receipt['requested_by']} asked for it at {at}"
+    if cause := CAUSES.get(receipt["cause"]):
+        asked = f"{cause} at {at}"
+    yield f"{asked}: {reason}." if reason else f"{asked}."
+    if receipt["escalated_at"]:
+        yield f"It was escalated to {receipt['mode']} at {local_time(receipt['escalated_at'])}."
+    if receipt["outcome"] == "unconfirmed":
+        confirmed = receipt["confirmed_at"]
+        yield (
+            f"It was confirmed at {local_time(confirmed)}."
+            if confirmed
+            else "Contact was lost; the stop goes on being tried."
+        )
+    if receipt["stopped_at"] and not receipt["stopped"]:
+        yield "Nothing was running."
+
+
 def _stopped(stopped: Sequence[Json]) -> Text:
-    """One line a task, and below it where it hung: the last calls, outermost last."""
+    """One line a task, and below it where it hung."""
     from rich.text import Text
 
     names = max(len(one["pipeline"]) for one in stopped)
@@ -232,13 +269,25 @@ def _stopped(stopped: Sequence[Json]) -> Text:
         if killed := one["processes_killed"]:
             text.append(f", {counted(killed, 'process', 'processes')} killed")
         text.append("\n")
-        for place in one["where"][-WHERE_LINES_MAX:]:
-            text.append(f"  {place}\n", style="dim")
+        text.append_text(_where(one["where"]))
     text.rstrip()
     return text
 
 
-def _kept(kept: Sequence[Json]) -> Any:
+def _where(where: Sequence[str]) -> Text:
+    """Where a task hung: the innermost calls, in the order of the receipt, which is innermost first."""
+    from rich.text import Text
+
+    text = Text(style="dim")
+    for number, place in enumerate(where[:WHERE_LINES_MAX]):
+        text.append(f"  {'called from' if number else 'it hung at'} {place}\n")
+    if len(where) > WHERE_LINES_MAX:
+        text.append(f"  … {counted(len(where) - WHERE_LINES_MAX, 'call')} further out\n")
+    return text
+
+
+def kept_table(kept: Sequence[Json]) -> Any:
+    """Return what was kept as a table; `None` when nothing was."""
     if not kept:
         return None
     table = columns("left", "left", "right")
@@ -247,5 +296,91 @@ def _kept(kept: Sequence[Json]) -> Any:
     return table
 
 
-def _remote(one: Json) -> str:
-    return f"{one['what']}: {one['outcome']} after {counted(one['tries'], 'try', 'tries')}"
+def _remote(remote: Sequence[Json]) -> Any:
+    """Work elsewhere, and whether it is known to have stopped; `None` when there was none."""
+    from rich.text import Text
+
+    if not remote:
+        return None
+    table = columns("left", "left", "left")
+    for one in remote:
+        style = "" if one["outcome"] == "confirmed" else "yellow"
+        tries = f"after {counted(one['tries'], 'try', 'tries')}"
+        table.add_row(plain(one["what"]), Text(one["outcome"], style=style), tries)
+    return table
+
+
+# ------------------------------------------------------------------ one task, and a rollback
+
+
+def _print_stopped_alone(console: Console, job: Json) -> None:
+    """Print the stops of tasks that no receipt of the job tells of: asked for alone, or out of their own time."""
+    told = {one["task_id"] for one in (job["cancellation"] or {}).get("stopped", ())}
+    for task in job["tasks"]:
+        if task["stop"] and task["task_id"] not in told and task["status"] != "success":
+            console.print()
+            _print_stopped_task(console, task)
+
+
+def _print_stopped_task(console: Console, task: Json) -> None:
+    from rich.text import Text
+
+    stop = task["stop"]
+    took, stage = milliseconds(stop["latency_ms"]), STAGES.get(stop["stage"], stop["stage"])
+    line = Text("■ ", style="bright_black")
+    how = "stopped" if stop["cause"] in CAUSES else "was stopped alone"
+    line.append(f"{pipeline_of(task)} {how} in {took}", style="bold")
+    line.append(f" ({stage})")
+    console.print(line)
+    asked = f"{stop['requested_by']} asked for it" if stop["requested_by"] else "It was stopped"
+    if cause := CAUSES.get(stop["cause"]):
+        asked = cause[0].upper() + cause[1:]
+    console.print(plain(f"{asked}: {stop['reason']}." if stop["reason"] else f"{asked}."))
+    killed = stop["processes_killed"]
+    where = _where(stop["where"])
+    where.rstrip()
+    if where:
+        console.print(where)
+    console.print(
+        facts(
+            [
+                ("killed", counted(killed, "process", "processes") if killed else None),
+                ("elsewhere", _remote(stop["remote"])),
+            ]
+        )
+    )
+
+
+def _depends_on(pipeline: str, job: Json) -> list[str]:
+    """Return what of the plan waits for a pipeline, directly or not, in plan order."""
+    waiting, before = {pipeline}, 0
+    while len(waiting) > before:
+        before = len(waiting)
+        waiting |= {s["pipeline"] for s in job["plan"] if waiting.intersection(s["depends_on"])}
+    return [step["pipeline"] for step in job["plan"] if step["pipeline"] in waiting - {pipeline}]
+
+
+def _print_rollback(console: Console, rollback: Json) -> None:
+    from rich.text import Text
+
+    done, at = rollback["finished_at"], local_time(rollback["requested_at"])
+    line = Text("↺ ", style="bright_black")
+    line.append(
+        "rolled back" if done else "being rolled back", style="bold" if done else "bold yellow"
+    )
+    line.append(f" (asked for at {at} by {rollback['requested_by']})")
+    console.print(line)
+    if rollback["tables"]:
+        console.print(put_back_table(rollback["tables"]))
+    else:
+        console.print("it had changed no table")
+
+
+def put_back_table(tables: Sequence[Json]) -> Any:
+    """Return the tables of a rollback: what they were, and what they are again."""
+    table = columns("left", "left", "left")
+    for one in tables:
+        to = one["to_version"]
+        again = "empty" if to is None else f"as of version {to}"
+        table.add_row(plain(one["table"]), f"version {one['from_version']}", f"→ {again}")
+    return table

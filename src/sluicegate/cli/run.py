@@ -102,7 +102,7 @@ def _listener(service: RunningService, job_id: str) -> Callable[[float], None]:
     def pause(seconds: float) -> None:
         nonlocal heard
         job = service.wait(job_id, seconds)
-        if job.stopping and job.version != heard:
+        if (job.stopping or job.task_stops) and job.version != heard:
             heard = job.version
             service.executor.wake(job_id)
 

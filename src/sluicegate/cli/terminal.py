@@ -64,6 +64,11 @@ class _Trimmed:
         return getattr(self._stream, name)
 
 
+def can_ask() -> bool:
+    """Whether somebody sits there to answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def print_json(value: Any, *, line: bool = False) -> None:
     """Write plain JSON on stdout: one document, or with `line` one line of a stream."""
     text = json.dumps(value, ensure_ascii=False, default=str, indent=None if line else 2)
@@ -131,6 +136,11 @@ def state(status: str, *, word: bool = True) -> Text:
 
     sign, style = STATES.get(status, ("?", ""))
     return Text(f"{sign} {status}" if word else sign, style=style)
+
+
+def task_state(task: Mapping[str, Any]) -> Text:
+    """Return the state of a task: its status, or that it is stopping."""
+    return state("stopping" if task["stopping"] else task["status"])
 
 
 def job_state(job: Mapping[str, Any]) -> Text:
