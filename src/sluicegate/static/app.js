@@ -11,6 +11,7 @@ import { toast } from "./js/notify.js";
 import { closePipelines, openPipelines, pipelinesEvent, refreshPipelines, startPipelines } from "./js/pipelines.js";
 import { loadSession, signIn } from "./js/session.js";
 import { closeSettings, openSettings, refreshSettings } from "./js/settings.js";
+import { startAgainDialog } from "./js/again.js";
 import { startStopDialog } from "./js/stop.js";
 import { closeTables, openTables, refreshTables } from "./js/tables.js";
 
@@ -103,7 +104,7 @@ function showSignIn() {
   removeEventListener("hashchange", showRoute);
   VIEWS[shown]?.close();
   shown = null;
-  byId("stop-dialog").close();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   for (const section of document.querySelectorAll("main > .view")) section.hidden = section.id !== "view-signin";
   for (const id of ["tabs", "connection", "connection-banner"]) byId(id).hidden = true;
   document.title = "Sign in · Sluicegate";
@@ -137,6 +138,7 @@ async function start() {
   byId("signin-form").addEventListener("submit", submitSignIn);
   byId("skip-link").addEventListener("click", skipToContent); // A link's #main would be a route.
   startStopDialog();
+  startAgainDialog();
   startHistory();
   startDetails();
   startPipelines(showJobInHistory);

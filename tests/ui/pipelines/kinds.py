@@ -51,6 +51,39 @@ def gated(task: Task) -> list[dict]:
     return [{"open": True}]
 
 
+@bronze(mode="append")
+def paged(task: Task) -> Iterator[list[dict]]:
+    """Three rows and a saved state; then it waits until the file of the parameter `gate` is there, for one row more."""
+    if not task.state.get("page"):
+        task.state["page"] = 1
+        yield [{"n": 1}, {"n": 2}, {"n": 3}]
+    while not Path(task.params["gate"]).exists():
+        task.checkpoint()
+        time.sleep(0.01)
+    task.state["page"] = 2
+    yield [{"n": 4}]
+
+
+@silver
+def after_paged(paged: pl.DataFrame) -> pl.DataFrame:
+    return paged
+
+
+@bronze
+def remote(task: Task) -> None:
+    """Has work in two other places: one can be stopped, the other one does not answer."""
+
+    def unreachable() -> None:
+        raise ConnectionError("no route to the warehouse")
+
+    task.on_cancel(lambda: None, what="query 7 at the database")
+    task.on_cancel(unreachable, what="job 12 at the warehouse")
+    for step in range(6000):
+        task.checkpoint()
+        task.progress(step, 6000, "steps")
+        time.sleep(0.01)
+
+
 @silver
 def after_slow(slow: pl.DataFrame) -> pl.DataFrame:
     return slow

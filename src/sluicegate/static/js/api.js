@@ -14,7 +14,7 @@ export class ApiError extends Error {
 }
 
 function readable(status, problem) {
-  if (status === 0) return "The server does not answer.";
+  if (status === 0 && !problem.detail) return "The server does not answer.";
   const what = typeof problem.detail === "string" ? problem.detail : problem.title;
   const text = problem.mend && !what?.includes(problem.mend) ? `${what ?? ""}\n${problem.mend}` : what;
   return text || `The server answered ${status} without saying why.`;
@@ -50,9 +50,17 @@ export async function request(method, path, { body, exact = false, signingIn = f
     throw new ApiError(0);
   }
   learnServerTime(response.headers.get("Date"));
-  if (response.ok) return text === "" ? null : JSON.parse(text, exact ? keepDigits : undefined);
+  if (response.ok) return text === "" ? null : parse(text, exact);
   if (response.status === 401 && !signingIn) signInNeeded();
   throw new ApiError(response.status, parseProblem(text), Number(response.headers.get("Retry-After")) || 0);
+}
+
+function parse(text, exact) {
+  try {
+    return JSON.parse(text, exact ? keepDigits : undefined);
+  } catch {
+    throw new ApiError(0, { detail: "The answer is not the server's: a proxy may stand between." });
+  }
 }
 
 function keepDigits(_key, value, context) {

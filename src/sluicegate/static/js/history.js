@@ -1,6 +1,7 @@
 // The History tab: all jobs, newest first, kept up to date by the event stream.
 
 import { get, jobPath, query } from "./api.js";
+import { isTicked, keepTicks, startBulk, tickCell } from "./bulk.js";
 import { elapsedElement, timeElement } from "./clock.js";
 import { byId, el, errorBlock, keyedList, replaceFocused, setText, skeleton, stateBlock, whenChanged } from "./dom.js";
 import { coalesce } from "./events.js";
@@ -39,7 +40,9 @@ export function createJobItem(job) {
   const took = el("div", { class: "job-took" });
   const actions = el("div", { class: "job-actions" });
   const item = el("li", { class: "job-item", "data-job-id": job.job_id, onclick: openDetails },
-    status, el("div", { class: "job-title" }, name), who, el("div", { class: "job-progress" }, bar, count), when, took, actions);
+    status, el("div", { class: "job-title" }, name), who, el("div", { class: "job-progress" }, bar, count), when, took, actions,
+    // Last, though it stands first: from a row's name its Stop is one key away.
+    may("operator") && tickCell(job.job_id, job.job_name || job.job_id));
 
   const drawStatus = whenChanged((value) => status.replaceChildren(statusBadge(value)));
   const drawWhen = whenChanged((value) => when.replaceChildren(timeElement(value)));
@@ -50,6 +53,7 @@ export function createJobItem(job) {
 
   item.update = (next) => {
     item.dataset.status = next.status;
+    item.classList.toggle("is-ticked", isTicked(next.job_id));
     item.classList.toggle("is-stopping", Boolean(next.stopping));
     item.classList.toggle("is-leaving", !fitsFilter(next));
     drawStatus(next.status);
@@ -68,7 +72,7 @@ export function createJobItem(job) {
 }
 
 function openDetails(event) {
-  if (event.target.closest("a, button") || !getSelection().isCollapsed) return;
+  if (event.target.closest("a, button, label") || !getSelection().isCollapsed) return;
   location.hash = `#/jobs/${event.currentTarget.dataset.jobId}`;
 }
 
@@ -128,6 +132,7 @@ function draw() {
 function drawNow() {
   const jobs = [...view.jobs.values()].sort(newestFirst);
   renderList(jobs);
+  keepTicks(view.jobs.keys());
   byId("job-list").hidden = jobs.length === 0;
   byId("load-more").hidden = view.cursor === null || jobs.length === 0;
   if (view.loaded) byId("history-state").replaceChildren(...(jobs.length === 0 ? [emptyState()] : []));
@@ -165,7 +170,7 @@ async function readFirstPage() {
     const covered = page.next_cursor === null || (oldest && newestFirst(job, oldest) < 0);
     // It changed, and the page was read before its event came: read alone, it is seen to change before it goes.
     if (covered && fitsFilter(job)) changed.add(jobId);
-    else if (covered || !view.extended) view.jobs.delete(jobId);
+    else if (covered || !(view.extended || isTicked(jobId))) view.jobs.delete(jobId); // New jobs push no selected one out.
   }
   if (!view.extended) view.cursor = page.next_cursor;
   view.loaded = true;
@@ -296,6 +301,8 @@ function drawFilter() {
     class: "chip", href: `#/history${query({ status: statuses })}`, "data-status": label, "aria-current": pressed && "true",
   }, label);
   const toggled = (status) => (view.statuses.includes(status) ? view.statuses.filter((one) => one !== status) : [...view.statuses, status]);
+  // It keeps its place: what stands beside it does not move.
+  byId("stop-matching").classList.toggle("is-away", view.statuses.length > 0 && !view.statuses.some(isActive));
   byId("status-filter").replaceChildren(
     chip("all", [], view.statuses.length === 0),
     ...JOB_STATUSES.map((status) => chip(status, toggled(status), view.statuses.includes(status))));
@@ -311,6 +318,8 @@ export function openHistory(search) {
     byId("history-state").replaceChildren(skeleton(8));
   }
   view.open = true;
+  byId("job-table").classList.toggle("has-ticks", may("operator"));
+  byId("stop-matching").hidden = !may("operator");
   changed.clear();
   drawFilter();
   if (focused) byId("status-filter").querySelector(`[data-status="${focused}"]`)?.focus();
@@ -349,5 +358,6 @@ function revealListed() {
 /** Wire the tab, once. */
 export function startHistory() {
   byId("load-more").addEventListener("click", loadMore);
+  startBulk({ statuses: () => view.statuses, refresh: refreshHistory });
   onJob(jobChanged);
 }

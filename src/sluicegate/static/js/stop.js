@@ -1,18 +1,16 @@
-// Stopping a job: the dialog that says what a stop would do, and the call.
+// Stopping a job, or one task of it: what the dialog says, and the calls.
 
 import { get, jobPath, post } from "./api.js";
-import { byId, el, setText, skeleton } from "./dom.js";
-import { coalesce } from "./events.js";
+import { createDialog, names } from "./dialog.js";
+import { byId, el } from "./dom.js";
 import { duration, number, plural, taskPipeline } from "./format.js";
-import { announce, toast } from "./notify.js";
 import { isActive, statusShape, stopIcon } from "./status.js";
-import { knownJob, onJob, publish } from "./store.js";
+import { knownJob, publish } from "./store.js";
 
-/**
- * What the open dialog is about: `{ jobId, name, escalating, preview, previewing, over }`; `null` while it is closed.
- * `previewing` ends the previews: one that arrived after the stop would be refused, and tell nothing new.
- */
-let target = null;
+let ask = null;
+
+/** The stop dialog, for whoever else stops something. */
+export const askToStop = (question) => ask({ isDanger: true, keep: "Keep running", ...question });
 
 /**
  * Ask whether to stop a job, showing what a stop would do, and stop it.
@@ -24,66 +22,61 @@ export async function stopJob(jobId, event) {
   event?.stopPropagation();
   event?.preventDefault();
   const job = knownJob(jobId);
+  const name = job?.job_name || jobId;
   const escalating = Boolean(job?.stopping);
-  target = { jobId, name: job?.job_name || jobId, escalating, preview: null, previewing: new AbortController(), over: false };
-  openDialog();
-  await loadPreview(target);
+  await askToStop({
+    title: escalating ? `Stop “${name}” now?` : `Stop “${name}”?`,
+    keep: escalating ? "Keep waiting" : "Keep running",
+    confirm: [stopIcon(), escalating ? "Stop now" : "Stop job"],
+    modes: escalating ? ["force"] : ["graceful", "drain", "force"],
+    withReason: !escalating,
+    load: (mode, signal) => previewStop(jobId, mode, signal),
+    show: (preview, mode) => ({ parts: [linesOf(preview, mode)], aside: lostWork(preview.lost_work_seconds, mode) }),
+    act: ({ mode, reason }) => post(`${jobPath(jobId)}/cancel`, { reason, mode }),
+    done: (answer) => {
+      showStopped(jobId, answer);
+      return `${name}: ${answer.status}`;
+    },
+    refused: (error) => (error.code === "job_not_running" ? endedWords(error.problem.job_status, Boolean(knownJob(jobId)?.stopping)) : null),
+    reread: () => reread(jobId),
+    heard: (changed) => {
+      if (changed.job_id !== jobId) return null;
+      if (isActive(changed.status) || (escalating && changed.stopping)) return "again";
+      return endedWords(changed.status, changed.stopping);
+    },
+    home: () => homeOf(jobId),
+  });
 }
 
-function openDialog() {
-  const { name, escalating } = target;
-  setText(byId("stop-title"), escalating ? `Stop “${name}” now?` : `Stop “${name}”?`);
-  byId("stop-form").reset();
-  byId("stop-modes").hidden = escalating;
-  byId("stop-reason-field").hidden = escalating;
-  byId("stop-preview").replaceChildren(skeleton(3));
-  byId("stop-confirm").replaceChildren(stopIcon(), escalating ? "Stop now" : "Stop job");
-  setText(byId("stop-keep"), escalating ? "Keep waiting" : "Keep running");
-  setText(byId("stop-error"), "");
-  setBusy(false);
-  byId("stop-dialog").showModal();
-  byId("stop-confirm").focus(); // Enter stops, Escape leaves.
+const previewStop = (jobId, mode, signal) => post(`${jobPath(jobId)}/cancel?dry_run=true`, { mode }, { signal });
+
+function endedWords(status, stopping) {
+  const what = stopping ? "is being stopped already" : `has ended meanwhile${status ? `: ${status}` : ""}`;
+  return `This job ${what}. There is nothing to stop.`;
 }
 
-async function loadPreview(asked) {
-  const { signal } = asked.previewing;
-  try {
-    asked.preview = await post(`${jobPath(asked.jobId)}/cancel?dry_run=true`, { mode: chosenMode() }, { signal });
-    if (asked === target) showPreview();
-  } catch (error) {
-    if (signal.aborted || asked !== target || asked.preview !== null) return;
-    if (refusesStop(error)) {
-      giveUp(error);
-      return;
-    }
-    byId("stop-preview").replaceChildren(el("p", { class: "soft" }, `What a stop would do could not be worked out: ${error.message} You can still stop the job.`));
-  }
+/** Read a job again, for somebody else was faster; whoever shows it hears of it. */
+export function reread(jobId) {
+  get(jobPath(jobId)).then(publish, () => null);
 }
 
-/** The job goes on while a person reads: what a stop would do is asked again, so that it stays true. */
-const previewAgain = coalesce(async () => {
-  if (target?.preview && !target.over && !target.previewing.signal.aborted) await loadPreview(target);
-});
+/** Where the focus goes when the button that asked is gone: the row's View Details, or the heading; nothing that acts. */
+export const homeOf = (jobId) =>
+  document.querySelector(`main > .view:not([hidden]) [data-job-id="${CSS.escape(jobId)}"] [data-action=details]`) ?? document.querySelector("main > .view:not([hidden]) h1");
 
-function chosenMode() {
-  return target.escalating ? "force" : new FormData(byId("stop-form")).get("mode");
-}
+/** A line of what would happen: the status that comes of it, what, and to which. */
+export const line = (status, text, detail) => el("li", {}, statusShape(status), el("span", {}, text, detail && el("span", { class: "soft" }, ` ${detail}`)));
+
+export const lines = (items) => el("ul", { class: "stop-lines" }, items);
 
 /** Put the dry run into words. */
-function showPreview() {
-  const { running, not_started: notStarted, kept, lost_work_seconds: lostSeconds } = target.preview;
-  const mode = chosenMode();
-  const lines = [];
-  const line = (status, text, detail) => lines.push(el("li", {}, statusShape(status), el("span", {}, text, detail && el("span", { class: "soft" }, ` ${detail}`))));
-  if (running.length > 0) line(mode === "drain" ? "running" : "cancelled", runningSentence(running.length, mode), expectedTime(running, mode));
-  if (notStarted.length > 0) line("pending", `${plural(notStarted.length, "pipeline")} will not start`, names(notStarted));
-  if (kept.length > 0) line("success", kept.length === 1 ? "1 table stays as published" : `${number(kept.length)} tables stay as published`, names(kept.map((one) => one.table)));
-  if (lines.length === 0) line("pending", "Nothing has started yet; nothing will");
-  const lost = mode !== "drain" && lostSeconds ? el("p", { class: "soft" }, `About ${duration(lostSeconds)} of unfinished work is lost.`) : null;
-  const box = byId("stop-preview");
-  const parts = [el("ul", { class: "stop-lines" }, lines), lost].filter(Boolean);
-  // Said again only when it reads differently: screen readers speak what is replaced here.
-  if (box.textContent !== parts.map((part) => part.textContent).join("")) box.replaceChildren(...parts);
+function linesOf({ running, not_started: notStarted, kept }, mode) {
+  const items = [];
+  if (running.length > 0) items.push(line(mode === "drain" ? "running" : "cancelled", runningSentence(running.length, mode), [names(running.map(taskPipeline)), usually(running, mode)].filter(Boolean).join(", ")));
+  if (notStarted.length > 0) items.push(line("pending", `${plural(notStarted.length, "pipeline")} will not start`, names(notStarted)));
+  if (kept.length > 0) items.push(line("success", kept.length === 1 ? "1 table stays as published" : `${number(kept.length)} tables stay as published`, names(kept.map((one) => one.table))));
+  if (items.length === 0) items.push(line("pending", "Nothing has started yet; nothing will"));
+  return lines(items);
 }
 
 function runningSentence(count, mode) {
@@ -93,40 +86,22 @@ function runningSentence(count, mode) {
   return count === 1 ? `${tasks} stops at its next checkpoint` : `${tasks} stop at their next checkpoint`;
 }
 
-function expectedTime(running, mode) {
+/** How soon a graceful stop is expected; nothing while a task has not been observed. */
+function usually(running, mode) {
   const known = running.map((task) => task.expected_stop_ms).filter((ms) => ms !== null && ms !== undefined);
-  if (mode === "graceful" && known.length === running.length) return `in about ${duration(Math.max(...known) / 1000)}`;
-  return names(running.map(taskPipeline));
+  if (mode !== "graceful" || known.length === 0 || known.length < running.length) return "";
+  return `usually within ${duration(roundedUp(Math.max(...known)) / 1000)}`;
 }
 
-const NAMES_MAX = 3;
-
-function names(all) {
-  const shown = all.slice(0, NAMES_MAX).join(", ");
-  return all.length > NAMES_MAX ? `${shown} and ${number(all.length - NAMES_MAX)} more` : shown;
+/** Up to one and a half digits, so that what was measured again reads the same: 7.3 → 10, 112 → 150, 1510 → 2000. */
+function roundedUp(ms) {
+  const unit = 10 ** Math.max(1, Math.floor(Math.log10(Math.max(ms, 1))));
+  return Math.ceil(ms / (unit / 2)) * (unit / 2);
 }
 
-async function confirmStop(event) {
-  event.preventDefault();
-  const asked = target;
-  if (asked === null) return;
-  const mode = chosenMode();
-  const reason = byId("stop-reason").value.trim() || null;
-  setBusy(true);
-  asked.previewing.abort();
-  try {
-    const answer = await post(`${jobPath(asked.jobId)}/cancel`, { reason, mode });
-    showStopped(asked.jobId, answer);
-    close();
-    announce(`${asked.name}: ${answer.status}`);
-  } catch (error) {
-    if (refusesStop(error)) giveUp(error);
-    else {
-      setText(byId("stop-error"), error.message);
-      asked.previewing = new AbortController();
-      setBusy(false);
-    }
-  }
+function lostWork(seconds, mode) {
+  if (mode === "drain" || seconds === null || seconds === undefined || seconds <= 0) return "";
+  return `A resume would repeat ${seconds < 1 ? "less than a second" : `about ${duration(Math.round(seconds))}`} of work.`;
 }
 
 /** The answer is the decision, stored: every view shows it without waiting for an event. */
@@ -135,45 +110,64 @@ function showStopped(jobId, { status, cancellation }) {
   publish({ ...job, status, stopping: !cancellation?.stopped_at, cancellation });
 }
 
-/** True when asking again cannot help: the job has ended, is gone, or the role is too low. */
-function refusesStop(error) {
-  return [400, 403, 404, 409].includes(error.status);
+/**
+ * Ask whether to stop one task of a job; the rest of the job goes on.
+ *
+ * `look()` returns the open job as it is known now, with plan and tasks; `stopped(task)` hears the answer. A task that
+ * is stopping already is offered force only.
+ */
+export function stopTask(jobId, taskId, { look, stopped }) {
+  const find = () => (look()?.tasks ?? []).find((task) => task.task_id === taskId);
+  const pipeline = taskPipeline(find());
+  const escalating = Boolean(find().stopping);
+  return askToStop({
+    title: escalating ? `Stop “${pipeline}” now?` : `Stop “${pipeline}”?`,
+    keep: escalating ? "Keep waiting" : "Keep running",
+    confirm: [stopIcon(), escalating ? "Stop now" : "Stop task"],
+    modes: escalating ? ["force"] : ["graceful", "force"],
+    withReason: !escalating,
+    load: (mode, signal) => previewStop(jobId, mode, signal),
+    show: (preview, mode) => showTask(preview.running.filter((task) => task.task_id === taskId), preview, mode, dependents(look(), pipeline)),
+    act: ({ mode, reason }) => post(`${jobPath(jobId)}/tasks/${encodeURIComponent(taskId)}/cancel`, { reason, mode }),
+    done: (task) => {
+      stopped(task);
+      return `${pipeline}: ${isActive(task.status) ? "stopping" : task.status}`;
+    },
+    refused: () => taskOver(find(), escalating),
+    reread: () => reread(jobId),
+    heard: (changed) => (changed.job_id === jobId ? taskOver(find(), escalating) ?? (isActive(changed.status) ? "again" : endedWords(changed.status, changed.stopping)) : null),
+    home: () => byId("details-timeline-title"),
+  });
 }
 
-function giveUp(error) {
-  const { jobId } = target;
-  close();
-  toast(error.message, "error");
-  get(jobPath(jobId)).then(publish, () => null);
+function showTask(running, preview, mode, waiting) {
+  const items = running.length === 0
+    ? [line("cancelled", "It waits for another attempt, and will not get one")]
+    : [line("cancelled", mode === "force" ? "It is killed at once" : "It stops at its next checkpoint", usually(running, mode))];
+  if (waiting.length > 0) items.push(line("pending", waiting.length === 1 ? "1 pipeline that needs it will not run" : `${number(waiting.length)} pipelines that need it will not run`, names(waiting)));
+  items.push(line("running", "The rest of the job goes on"));
+  return { parts: [lines(items)], aside: preview.running.length === 1 && running.length === 1 ? lostWork(preview.lost_work_seconds, mode) : "" };
 }
 
-function setBusy(busy) {
-  byId("stop-confirm").disabled = busy;
-  byId("stop-form").setAttribute("aria-busy", String(busy));
+/** Why there is nothing to stop about a task, or `null` while there is. */
+function taskOver(task, escalating) {
+  if (!task || isActive(task.status)) return task?.stopping && !escalating ? "This task is being stopped already. There is nothing to stop." : null;
+  return `This task has ended meanwhile: ${task.status}. There is nothing to stop.`;
 }
 
-function close() {
-  byId("stop-dialog").close();
+/** The pipelines of a job that need this one, directly or not, and have not started. */
+function dependents(job, pipeline) {
+  const needed = new Set([pipeline]);
+  const plan = job?.plan ?? [];
+  for (let before = 0; before !== needed.size;) {
+    before = needed.size;
+    for (const step of plan) if (step.depends_on.some((one) => needed.has(one))) needed.add(step.pipeline);
+  }
+  const started = new Set((job?.tasks ?? []).map(taskPipeline));
+  return plan.map((step) => step.pipeline).filter((one) => needed.has(one) && one !== pipeline && !started.has(one));
 }
 
 /** Wire the dialog, once. */
 export function startStopDialog() {
-  byId("stop-form").addEventListener("submit", confirmStop);
-  byId("stop-form").addEventListener("change", () => target?.preview && showPreview());
-  byId("stop-keep").addEventListener("click", close);
-  byId("stop-dialog").addEventListener("close", () => {
-    target?.previewing.abort();
-    target = null;
-  });
-  onJob((job) => {
-    if (target?.jobId !== job.job_id) return;
-    if (isActive(job.status) || (target.escalating && job.stopping)) {
-      previewAgain();
-      return;
-    }
-    target.over = true;
-    const what = job.stopping ? "is being stopped already" : `has ended meanwhile: ${job.status}`;
-    setText(byId("stop-error"), `This job ${what}. There is nothing to stop.`);
-    setBusy(true);
-  });
+  ask = createDialog("stop");
 }

@@ -11,12 +11,14 @@ export const knownJob = (jobId) => known.get(jobId);
 /**
  * True when `job` was read before what is known already.
  *
- * Answers may overtake each other; terminal statuses never change and a stop never un-ends, so such a picture is old.
+ * Answers may overtake each other; terminal statuses never change, a stop never un-ends, and what was resumed or
+ * rolled back stays so: a picture without it is old.
  */
 export function isOutdated(job) {
   const seen = known.get(job.job_id);
   if (!seen || isActive(seen.status)) return false;
-  return isActive(job.status) || (!seen.stopping && Boolean(job.stopping));
+  if (isActive(job.status) || (!seen.stopping && Boolean(job.stopping))) return true;
+  return Boolean((seen.resumed_by && !job.resumed_by) || (seen.rollback && !job.rollback) || (seen.rollback?.finished_at && !job.rollback?.finished_at));
 }
 
 /** Take in a job as the server told it and tell the listeners `(job, previous)`; outdated pictures are dropped. */

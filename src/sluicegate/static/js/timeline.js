@@ -3,20 +3,25 @@
 import { onTick } from "./clock.js";
 import { el, keyedList, setText } from "./dom.js";
 import { duration, nowMs, number, plural, taskPipeline } from "./format.js";
-import { isActive, isLive, statusShape } from "./status.js";
+import { may } from "./session.js";
+import { isActive, isLive, statusShape, stopIcon } from "./status.js";
 
 const ROWS_MAX = 400;
 const TICKS_MAX = 6;
 const STEPS_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400, 604800];
 
-/** Make a timeline: `show(job)` draws a job with plan and tasks; while it is live, bars grow every second. */
-export function createTimeline() {
+/**
+ * Make a timeline: `show(job)` draws a job with plan and tasks; while it is live, bars grow every second.
+ *
+ * `onStop(taskId)` is called by the stop button of a task.
+ */
+export function createTimeline({ onStop }) {
   const axis = el("div", { class: "timeline-axis track", "aria-hidden": "true" });
   const list = el("ol", { class: "timeline-rows" });
   const more = el("p", { class: "soft", hidden: true });
   const element = el("div", { class: "timeline" },
     el("div", { class: "timeline-row timeline-head" }, el("span", {}), axis, el("span", {})), list, more);
-  const render = keyedList(list, { key: (row) => row.pipeline, create: createRow, update: (node, row) => node.update(row) });
+  const render = keyedList(list, { key: (row) => row.pipeline, create: (row) => createRow(row, onStop), update: (node, row) => node.update(row) });
   let shown = null;
 
   function draw() {
@@ -99,15 +104,17 @@ function placed(node, leftPercent, widthPercent) {
   return node;
 }
 
-function createRow({ pipeline }) {
+function createRow({ pipeline }, onStop) {
   const mark = el("span", { class: "timeline-mark" });
   const bar = el("div", { class: "timeline-bar" });
   const stop = el("div", { class: "timeline-stop", hidden: true });
   const note = el("span", { class: "timeline-note" });
+  let taskId = null;
+  const stopOne = el("button", { class: "btn timeline-stop-one", type: "button", hidden: true, onclick: () => onStop(taskId) }, stopIcon());
   const [layer] = pipeline.split(".");
-  const node = el("li", { class: "timeline-row", "data-pipeline": pipeline },
+  const node = el("li", { class: "timeline-row", "data-pipeline": pipeline, tabindex: -1 },
     el("span", { class: "timeline-label", title: pipeline }, mark, el("span", { class: `layer-dot layer-${layer}`, "aria-hidden": "true" }), el("span", { class: "timeline-name" }, pipeline)),
-    el("div", { class: "track", "aria-hidden": "true" }, bar, stop), note);
+    el("div", { class: "track", "aria-hidden": "true" }, bar, stop), el("div", { class: "timeline-end" }, note, stopOne));
   let drawn;
 
   node.update = ({ task, scale, job }) => {
@@ -121,9 +128,25 @@ function createRow({ pipeline }) {
     if (scale.stopMs !== null) placed(stop, percent(scale, scale.stopMs));
     placeBar(bar, task, scale, job);
     setText(note, noteOf(task));
-    note.title = task?.message ?? "";
+    note.title = task?.message ?? note.textContent;
+    taskId = task?.task_id ?? null;
+    const kind = stopKindOf(task, job);
+    if (kind === null && document.activeElement === stopOne) node.focus(); // The button goes; its row stays.
+    stopOne.hidden = kind === null;
+    stopOne.classList.toggle("btn-danger", kind === "force");
+    const label = kind === "force" ? `Stop ${pipeline} now` : `Stop ${pipeline}`;
+    if (stopOne.title !== label) {
+      stopOne.title = label;
+      stopOne.setAttribute("aria-label", label);
+    }
   };
   return node;
+}
+
+/** Which stop a task offers alone: none once its whole job is being stopped. */
+function stopKindOf(task, job) {
+  if (!may("operator") || task === null || !isActive(task.status) || !isActive(job.status)) return null;
+  return task.stopping ? "force" : "stop";
 }
 
 function placeBar(bar, task, scale, job) {
@@ -144,7 +167,8 @@ function noteOf(task) {
   if (task === null) return "not started";
   const parts = [];
   if (task.attempt > 1) parts.push(`attempt ${task.attempt}`);
-  if (task.status === "pending") parts.push("waits for a retry");
+  if (isActive(task.status) && task.stopping) parts.push("stopping");
+  else if (task.status === "pending") parts.push("waits for a retry");
   else if (task.status === "running") parts.push(progressWords(task.progress) || "running");
   else if (task.status === "cancelled") parts.push(`stopped ${STAGE_WORDS[task.stop?.stage] ?? ""}`.trim());
   else if (task.status === "failed") parts.push("failed");
