@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Here, until
+from support import Here, servers, until
 
 from sluicegate.core.job import JobNotRunningError, JobStatus, TaskStatus
 from sluicegate.lake import log
@@ -125,3 +125,28 @@ def test_every_row_is_there_exactly_once(tmp_path: Path, pipeline: str, longest:
     assert stopped >= 2, "the stops came too late to try anything"
     if pipeline in ("added", "read"):
         assert rows == len(wanted), "what the tasks say they wrote is what is there"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("pipeline", ["added", "merged"])
+def test_a_kill_of_the_server_costs_no_row_and_doubles_none(tmp_path: Path, pipeline: str) -> None:
+    """The job is taken up again by the next server, and goes on from the last state in the table's log."""
+    table = f"bronze.{pipeline}"
+    chance = random.Random(f"kills of {pipeline}")
+    with Here(tmp_path / "undisturbed", PIPELINES) as here:
+        here.run(table)
+        wanted = content(here, table)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / "pipelines.py").write_text(PIPELINES)
+    with servers(folder) as start:
+        server = start(folder / "pipelines.py")
+        job_id = server.start(pipelines=[table])
+        for _ in range(2):
+            until(lambda: server.tasks(job_id), "the task to start", 30)  # noqa: B023
+            time.sleep(chance.uniform(0.1, 0.8))
+            server.kill()
+            server = start(folder / "pipelines.py")
+        assert server.wait(job_id)["status"] == "success"
+    rows = Lake(str(folder / "home" / "lake")).load(table).to_pyarrow_table().to_pylist()
+    assert sorted(rows, key=lambda row: tuple(row.values())) == wanted

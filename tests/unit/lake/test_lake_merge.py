@@ -19,7 +19,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from sluicegate.errors import Cancelled
-from sluicegate.lake import batches, commits, data_files, log, merging
+from sluicegate.lake import batches, commits, data_files, log, merging, rollback
 from sluicegate.lake.errors import (
     MergeKeysError,
     SchemaMismatchError,
@@ -41,7 +41,7 @@ def lake(tmp_path: Path) -> Lake:
 def opened(
     lake: Lake, epoch: int = 1, keys: tuple[str, ...] = ("id",), **options: Any
 ) -> TableWriter:
-    identity = WriterIdentity("job", f"task{epoch}", 1, epoch)
+    identity = WriterIdentity(options.pop("job", "job"), f"task{epoch}", 1, epoch)
     options = {"mode": "merge", "permit": lambda stats: None, **options}
     made = TableWriter(lake, TABLE, identity, keys=keys, **options)
     made.open()
@@ -604,6 +604,24 @@ def test_a_restore_brings_replaced_rows_back(lake: Lake) -> None:
     assert pairs(lake) == {"a": 1, "b": 2}
     put(lake, 3, frame(b=20))
     assert pairs(lake) == {"a": 1, "b": 20}
+
+
+def test_rolling_a_merge_back_brings_rows_and_state_back(lake: Lake) -> None:
+    """Over several units, of which later ones replaced rows of the earlier."""
+    first = opened(lake, 1, job="a")
+    first.write(frame(a=1, b=2))
+    first.commit(state={"last": 1}, final=True)
+    second = opened(lake, 2, job="b")
+    for n, rows in enumerate((frame(a=10, c=30), frame(a=11, d=40)), start=2):
+        second.write(rows)
+        second.commit(state={"last": n})
+    step = rollback.plan(lake.path(TABLE), TABLE, "b")
+    assert step == rollback.Step(2, 0)
+    rollback.apply(lake.path(TABLE), TABLE, step, WriterIdentity("b", "rollback", 1, 3))
+    assert pairs(lake) == {"a": 1, "b": 2}
+    assert opened(lake, 4).state == {"last": 1}
+    put(lake, 4, frame(b=20, e=5))
+    assert pairs(lake) == {"a": 1, "b": 20, "e": 5}
 
 
 def test_a_merged_table_can_be_compacted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
