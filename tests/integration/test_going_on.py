@@ -8,6 +8,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def superseding(task: Task):
     return [{"job": task.job_id}]
 
 
+@bronze(cancel=QUICK)
+def queueing(task: Task):
+    print("begun", flush=True)
+    while Path(task.params["gate"]).exists():
+        time.sleep(0.01)
+        task.checkpoint()
+    return [{"job": task.job_id}]
+
+
 @bronze(cancel=QUICK, on_conflict="reject")
 def rejecting(task: Task):
     print("begun", flush=True)
@@ -116,10 +126,10 @@ def here(tmp_path: Path) -> Iterator[Here]:
         yield service
 
 
-def deliver(here: Here) -> None:
+def deliver(here: Here, files: int = FILES) -> None:
     folder = here.settings.landing / "in"
     folder.mkdir(parents=True)
-    for file in range(FILES):
+    for file in range(files):
         rows = "\n".join(str(file * ROWS_PER_FILE + row) for row in range(ROWS_PER_FILE))
         (folder / f"{file:03}.csv").write_text(f"n\n{rows}\n")
 
@@ -305,3 +315,76 @@ def test_a_guard_that_hangs_leaves_the_stop_unconfirmed_until_it_answers(tmp_pat
         until(confirmed, "the stop to be confirmed")
         assert here.task(job_id).status is TaskStatus.CANCELLED
         assert here.job(job_id).running_tasks == 0
+
+
+# ------------------------------------------------------------------ only the one that is meant
+
+
+def test_of_two_jobs_at_one_table_only_the_one_meant_is_stopped(here: Here, tmp_path: Path) -> None:
+    """The one that waits is stopped without a trace; then the one that has the table, and the last one takes it."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    params = {"gate": str(gate)}
+    first, second, third = (here.start("bronze.queueing", params=params) for _ in range(3))
+    here.said(first, "begun")
+    receipt = here.stop(second).cancellation
+    assert receipt is not None
+    assert receipt.not_started == ("bronze.queueing",)
+    assert here.task(first).status is TaskStatus.RUNNING
+    here.stop(first)
+    here.said(third, "begun")
+    gate.unlink()
+    assert here.wait(third).status is JobStatus.SUCCESS
+
+
+@pytest.mark.parametrize("mode", ["graceful", "force"])
+def test_a_job_whose_pipeline_is_gone_from_the_code_can_still_be_stopped(
+    here: Here, tmp_path: Path, mode: str
+) -> None:
+    """What runs is stopped by what is stored of it."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    job_id = here.start("bronze.queueing", params={"gate": str(gate)})
+    here.said(job_id, "begun")
+    manager = here.service.manager
+    manager.catalog = replace(manager.catalog, specs={})
+    job = here.stop(job_id, mode)
+    assert job.status is JobStatus.CANCELLED
+    assert job.cancellation is not None
+    assert job.cancellation.outcome is StopOutcome.STOPPED
+
+
+# ------------------------------------------------------------------ roll back
+
+
+def test_a_rollback_takes_rows_marks_and_state_back_and_a_resume_ingests_again(here: Here) -> None:
+    """Twice: what was ingested before the job stays, what it ingested is new again."""
+    deliver(here, files=20)
+    folder = here.settings.landing / "in"
+    later = sorted(folder.iterdir())[10:]
+    aside = {path: path.read_text() for path in later}
+    for path in later:
+        path.unlink()
+    here.run("bronze.ingested", "silver.doubled")
+    before = numbers(here, "bronze.ingested"), numbers(here, "silver.doubled")
+    for path, text in aside.items():
+        path.write_text(text)
+    manager = here.service.manager
+    job_id = here.run("bronze.ingested", "silver.doubled")
+    after = numbers(here, "bronze.ingested"), numbers(here, "silver.doubled")
+    assert len(after[0]) == 20 * ROWS_PER_FILE
+    assert {step.table for step in manager.preview_rollback(job_id)} == {
+        "bronze.ingested",
+        "silver.doubled",
+    }
+
+    assert manager.rollback(job_id, requested_by="root").rolled_back == {
+        "bronze.ingested",
+        "silver.doubled",
+    }
+    assert (numbers(here, "bronze.ingested"), numbers(here, "silver.doubled")) == before
+    again = manager.rerun(job_id, user_id="tester").job_id
+    assert here.wait(again).status is JobStatus.SUCCESS
+    assert (numbers(here, "bronze.ingested"), numbers(here, "silver.doubled")) == after
+    manager.rollback(again, requested_by="root")
+    assert (numbers(here, "bronze.ingested"), numbers(here, "silver.doubled")) == before
