@@ -89,6 +89,11 @@ class StopCallback:
             return "confirmed"
         return "unconfirmed"
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the executor has heard how it stands."""
+        return not self.is_remote or self.told == (self.outcome, self.tries)
+
 
 class StopCallbacks:
     """All of one attempt. `add` and `forget` may be called from any thread.
@@ -182,17 +187,25 @@ class StopCallbacks:
                     one.over = succeeded
             self._closed = not self._stopping
             self._changed.notify_all()
-        for one in left:
-            self._tell(one)  # the number of tries, of one that hangs
-        with self._changed:
-            while not (self._closed or self._given_up or all(one.finished for one in left)):
-                self._changed.wait()
-            self._closed = True
-            self._changed.notify_all()
+        while not self._is_settled(left):
+            for one in left:
+                # Also that a call has begun: should it hang, nobody else would say so.
+                self._tell(one)
         for one in left:
             if one.thread is not None and not one.calling:
                 one.thread.join(JOIN_SECONDS)  # else its worker would be taken for dirty
             self._tell(one)
+
+    def _is_settled(self, left: list[StopCallback]) -> bool:
+        """Wait until something has to be told, or nothing has to be waited for: then it is closed."""
+        with self._changed:
+            while not (self._closed or self._given_up or all(one.finished for one in left)):
+                if not all(one.is_told for one in left):
+                    return False
+                self._changed.wait()
+            self._closed = True
+            self._changed.notify_all()
+        return True
 
     def give_up(self) -> None:
         """Wait no longer once the task's own thread is done; tell of those that hang in their call."""
@@ -254,6 +267,7 @@ class StopCallbacks:
         with self._changed:
             one.calling = not self._is_decided(one)
             one.tries += one.calling
+            self._changed.notify_all()
             return one.calling
 
     def _is_decided(self, one: StopCallback) -> bool:

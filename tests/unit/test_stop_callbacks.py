@@ -214,6 +214,25 @@ def test_the_end_waits_for_a_slow_callback(world: World) -> None:
     assert world.last(1) == ("confirmed", 1)
 
 
+def test_a_call_that_begins_while_the_end_waits_is_told_at_once(world: World) -> None:
+    """Where no interrupt stage follows, the process is ended in the midst of it: nobody could say it later."""
+    world.shield = 60.0
+    world.callbacks.add(world.hang, "hangs")
+    world.callbacks.stop()
+
+    def let_go() -> None:
+        world.shield = 0.0
+        world.callbacks.look_again()
+        until(lambda: world.last(1) == ("unconfirmed", 1), "the call to be told")
+        world.callbacks.give_up()
+
+    other = threading.Thread(target=let_go)
+    other.start()
+    world.callbacks.settle(succeeded=False)
+    other.join()
+    assert world.last(1) == ("unconfirmed", 1)
+
+
 def test_the_end_waits_no_longer_once_it_was_given_up(world: World) -> None:
     """The interrupt stage has come: one hangs, one raises for ever, and both are told as what they are."""
     world.callbacks.add(world.hang, "hangs")
