@@ -173,9 +173,15 @@ def test_the_parameters_and_fields_of_requests_are_documented(
         for parameter in route.get("parameters", ())
         if parameter["in"] == "query"
     }
-    from sluicegate.api.schemas import CancelJobRequest, RunJobRequest
+    from sluicegate.api.schemas import (
+        CancelJobsRequest,
+        CancelTaskRequest,
+        JobFilter,
+        RunJobRequest,
+    )
 
-    names |= {*RunJobRequest.model_fields, *CancelJobRequest.model_fields}
+    for request in (RunJobRequest, CancelJobsRequest, CancelTaskRequest, JobFilter):
+        names |= {*request.model_fields}
     assert not [name for name in names if not re.search(rf"[`\"?{{]{name}\b", text)]
 
 
