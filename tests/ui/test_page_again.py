@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from ui_world import Server
 
 
 @pytest.fixture
-def stopped_job(own_server: Server, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A job that was stopped halfway: one table whole, one with its first rows, one not begun; and the gate to go on."""
+def stopped_job(own_server: Server, tmp_path: Path) -> tuple[str, Path]:
+    """A job stopped halfway: one table whole, one with its first rows, one not begun; and its gate."""
     gate = tmp_path / "gate"
     job_id = own_server.run(
         "bronze.numbers", "silver.after_paged", with_dependencies=True, params={"gate": str(gate)}
@@ -30,7 +29,7 @@ def stopped_job(own_server: Server, tmp_path: Path) -> Iterator[tuple[str, Path]
     own_server.wait_until(job_id, "has committed its first rows", is_halfway)
     own_server.cancel(job_id, reason="wrong gate")
     own_server.wait_until_over(job_id)
-    yield job_id, gate
+    return job_id, gate
 
 
 def action(page: Page, name: str) -> Locator:
@@ -180,6 +179,8 @@ def test_what_a_job_published_is_rolled_back(open_page, own_server: Server) -> N
             re.compile(r"^silver\.squares becomes empty, is at version \d+$"),
         ]
     )
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert dialog.evaluate("box => box.scrollWidth <= box.clientWidth"), "it fits a small screen"
     expect(dialog.get_by_role("button", name="Leave as it is")).to_be_focused()
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()

@@ -107,6 +107,8 @@ def test_no_view_is_wider_than_a_small_screen(open_page, run, server: Server) ->
     page.goto(f"{server.url}/#/history")
     page.locator(f"[data-job-id='{job_id}']").get_by_role("button", name="Stop").click()
     expect(page.locator("#stop-confirm")).to_be_in_viewport()
+    expect(page.locator(".stop-lines li").first).to_be_visible()
+    assert page.locator("#stop-dialog").evaluate("box => box.scrollWidth <= box.clientWidth")
 
 
 def test_the_page_asks_nobody_else(open_page, server: Server, context) -> None:
