@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from rich.console import Console
 from sluicegate.cli import terminal
 from sluicegate.cli.listing import AmbiguousJobError, find_job, jobs_table, short_ids
 from sluicegate.cli.progress import Stopper, view
-from sluicegate.cli.report import exit_code, is_over, print_job, print_receipt
+from sluicegate.cli.report import (
+    exit_code,
+    is_over,
+    print_job,
+    print_receipt,
+    print_task_stop,
+)
 from sluicegate.cli.run import parse_params
 from sluicegate.core.job import JobNotFoundError, JobNotRunningError, JobStatus
 
@@ -148,6 +155,121 @@ def test_a_receipt_reads_as_a_person_would_tell_it() -> None:
     assert "it hung at pipelines.py:20 in b" in text
     assert "gold.c" in text
     assert "version 3  1 row" in text
+
+
+def test_a_place_in_this_folder_is_shown_from_here_and_the_innermost_calls_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it hung is what one looks for; what called it only as far as it helps."""
+    monkeypatch.chdir(tmp_path)
+    where = [
+        f"{tmp_path}/p.py:1 in a",
+        "/lib/x.py:2 in b",
+        "x.py:3 in c",
+        "x.py:4 in d",
+        "x.py:5 in e",
+    ]
+    [stopped] = RECEIPT["stopped"]
+    text = printed(print_receipt, RECEIPT | {"stopped": [stopped | {"where": where}]})
+    told = [line.strip() for line in text.splitlines()]
+    assert "it hung at p.py:1 in a" in told
+    assert "called from /lib/x.py:2 in b" in told
+    assert "x.py:4" not in text
+    assert "… 2 calls further out" in text
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 200])
+def test_a_narrow_receipt_breaks_names_and_cuts_off_nothing(width: int) -> None:
+    """Half an outcome, or half a version, is of no use."""
+    name = "silver.a_rather_long_name_of_a_pipeline"
+    [stopped] = RECEIPT["stopped"]
+    remote = [
+        {"what": "bigquery job 0123456789 in europe-west1", "outcome": "unconfirmed", "tries": 7}
+    ]
+    receipt = RECEIPT | {
+        "stopped": [stopped | {"pipeline": name, "stage": "kill", "latency_ms": 15002.0}],
+        "remote": remote,
+        "kept": [{"table": name, "version": 3, "rows": 12345}],
+        "missing_means": ["/proc: children that left the tree may have been missed"],
+    }
+    put_back = {"table": name, "from_version": 3, "to_version": 2}
+    asked = {"requested_at": "2024-05-01T13:00:02.000000Z", "requested_by": "ana"}
+    rollback = {**asked, "finished_at": None, "tables": [put_back]}
+    text = printed(print_job, job(task(name), cancellation=receipt, rollback=rollback), width=width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    told = text.split()
+    for words in ("killed after 15.0 s, 2", "unconfirmed after 7 tries", "12,345 rows", "→ as of"):
+        assert all(word in told for word in words.split()), words
+    assert "…" not in text
+
+
+def test_who_stopped_what_is_told_for_each_cause() -> None:
+    """A timeout was asked for by nobody; a stop by force was asked for twice."""
+    over = RECEIPT | {"cause": "timeout", "reason": "it ran longer than 5 s"}
+    text = printed(print_receipt, over)
+    assert "its time was over at " in text
+    assert "ana asked" not in text
+    forced = {"mode": "force", "escalated_at": "2024-05-01T12:00:02.000000Z"}
+    assert "It was escalated to force at" in printed(print_receipt, RECEIPT | forced, width=200)
+    idle = printed(print_receipt, RECEIPT | {"stopped": []})
+    assert "Nothing was running." in idle
+
+
+def test_a_stop_that_could_not_be_confirmed_says_whether_it_was_later() -> None:
+    """Until then, something may run somewhere."""
+    unconfirmed = RECEIPT | {"outcome": "unconfirmed"}
+    assert "goes on being tried" in printed(print_receipt, unconfirmed, width=200)
+    later = {"confirmed_at": "2024-05-01T12:09:00.000000Z"}
+    assert "It was confirmed at" in printed(print_receipt, unconfirmed | later, width=200)
+
+
+STOP: dict[str, Any] = {
+    "cause": "user",
+    "requested_by": "ana",
+    "reason": "too slow",
+    "stage": "interrupt",
+    "stopped_at": "2024-05-01T12:00:05.000000Z",
+    "latency_ms": 512.0,
+    "processes_killed": 1,
+    "where": ["p.py:3 in b"],
+    "remote": [{"what": "query q1", "outcome": "confirmed", "tries": 1}],
+}
+
+
+def test_a_task_that_was_stopped_alone_has_its_own_lines() -> None:
+    """No receipt of the job tells of it; one that the job's receipt names is not told twice."""
+    alone = task("silver.b", "cancelled", stop=STOP)
+    late = STOP | {"cause": "timeout", "requested_by": None, "reason": "it ran longer than 5 s"}
+    text = printed(print_job, job(alone, task("silver.d", "failed", stop=late), status="partial"))
+    assert "silver.b was stopped alone in 512 ms (interrupted)" in text
+    assert "ana asked for it: too slow." in text
+    assert "it hung at p.py:3 in b" in text
+    assert "query q1  confirmed  after 1 try" in text
+    assert "silver.d stopped in 512 ms (interrupted)" in text
+    assert "Its time was over: it ran longer than 5 s." in text
+    named = job(alone | {"task_id": "t"}, status="cancelled", cancellation=RECEIPT)
+    assert "stopped alone" not in printed(print_job, named)
+
+
+def test_a_stop_of_one_task_says_what_does_not_run() -> None:
+    """Directly and not; what does not depend on it goes on."""
+    plan = ["silver.b", "gold.c", "gold.d", "gold.e"]
+    whole = job(task("silver.b", "cancelled", stop=STOP), plan=plan)
+    for step, depends_on in zip(whole["plan"], ([], ["gold.d"], ["silver.b"], []), strict=True):
+        step["depends_on"] = depends_on
+    text = printed(print_task_stop, whole["tasks"][0], whole)
+    assert text.rstrip().endswith("does not run  gold.c, gold.d")
+    going = task("silver.b", stopping=True)
+    assert "silver.b is stopping" in printed(print_task_stop, going, whole)
+    done = task("silver.b", "success")
+    assert "ended as success before the stop" in printed(print_task_stop, done, whole)
+
+
+def test_a_task_that_is_stopping_does_not_look_as_if_it_ran_on() -> None:
+    """Who asked for a stop must see that it was heard."""
+    text = printed(print_job, job(task("silver.b", stopping=True)))
+    assert "■ stopping" in text
+    assert "● running" in text  # the job
 
 
 def test_a_stop_that_goes_on_says_so() -> None:

@@ -131,7 +131,7 @@ def _print_resume_preview(console: Console, preview: Json) -> None:
         after = one["after"]
         how = "from its beginning"
         if after is not None:
-            how = f"after the {counted(after['rows'], 'row')} that it has committed"
+            how = f"after {counted(after['rows'], 'row')} that it has committed"
         runs.add_row(plain(one["pipeline"]), how)
     console.print("a resume now would", style="bold")
     nothing = "nothing: all of it is done"

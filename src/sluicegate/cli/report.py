@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sluicegate.cli.terminal import (
@@ -29,6 +30,8 @@ Json = Mapping[str, Any]
 
 ERROR_LINES_MAX: Final = 12
 WHERE_LINES_MAX: Final = 3
+# Beside a task's name and its stage: what stands left of them, and "after 15.0 s, 2 processes killed".
+STOPPED_OTHERS: Final = 54
 EXIT_CODES: Final[Mapping[str, int]] = {"success": 0, "failed": 1, "partial": 1, "cancelled": 130}
 
 STAGES: Final[Mapping[str, str]] = {
@@ -101,7 +104,10 @@ def print_receipt(console: Console, receipt: Json) -> None:
     console.print(
         facts(
             [
-                ("stopped", _stopped(receipt["stopped"]) if receipt["stopped"] else None),
+                (
+                    "stopped",
+                    _stopped(receipt["stopped"], console.width) if receipt["stopped"] else None,
+                ),
                 ("not started", listed(receipt["not_started"])),
                 ("kept", kept_table(receipt["kept"])),
                 ("elsewhere", _remote(receipt["remote"])),
@@ -175,7 +181,9 @@ def _pairs(pairs: Mapping[str, Any]) -> str:
 
 def _tasks(job: Json) -> Any:
     tasks = {pipeline_of(task): task for task in job["tasks"]}
-    table = grid("task", "status", "rows", "took", "note", right=("rows", "took"), fold=("note",))
+    table = grid(
+        "task", "status", "rows", "took", "note", right=("rows", "took"), fold=("task", "note")
+    )
     for step in job["plan"]:
         task = tasks.get(step["pipeline"])
         if task is None:
@@ -255,8 +263,8 @@ def _told(receipt: Json) -> Iterator[str]:
         yield "Nothing was running."
 
 
-def _stopped(stopped: Sequence[Json]) -> Text:
-    """One line a task, and below it where it hung."""
+def _stopped(stopped: Sequence[Json], width: int) -> Text:
+    """One line a task, two where that is too wide, and below it where it hung."""
     from rich.text import Text
 
     names = max(len(one["pipeline"]) for one in stopped)
@@ -265,7 +273,10 @@ def _stopped(stopped: Sequence[Json]) -> Text:
     for one in stopped:
         stage = STAGES.get(one["stage"], one["stage"])
         took = milliseconds(one["latency_ms"])
-        text.append(f"{one['pipeline']:<{names}}  {stage:<{stages}}  after {took}")
+        if names + stages + STOPPED_OTHERS <= width:
+            text.append(f"{one['pipeline']:<{names}}  {stage:<{stages}}  after {took}")
+        else:
+            text.append(f"{one['pipeline']}\n  {stage} after {took}")
         if killed := one["processes_killed"]:
             text.append(f", {counted(killed, 'process', 'processes')} killed")
         text.append("\n")
@@ -278,11 +289,13 @@ def _where(where: Sequence[str]) -> Text:
     """Where a task hung: the innermost calls, in the order of the receipt, which is innermost first."""
     from rich.text import Text
 
-    text = Text(style="dim")
+    text, here = Text(), f"{Path.cwd()}/"
     for number, place in enumerate(where[:WHERE_LINES_MAX]):
-        text.append(f"  {'called from' if number else 'it hung at'} {place}\n")
+        how = "called from" if number else "it hung at"
+        text.append(f"  {how} {place.removeprefix(here)}\n", style="dim")
     if len(where) > WHERE_LINES_MAX:
-        text.append(f"  … {counted(len(where) - WHERE_LINES_MAX, 'call')} further out\n")
+        left = counted(len(where) - WHERE_LINES_MAX, "call")
+        text.append(f"  … {left} further out\n", style="dim")
     return text
 
 

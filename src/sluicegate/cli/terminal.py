@@ -101,12 +101,15 @@ def grid(
 
 
 def columns(*sides: Literal["left", "right"]) -> Table:
-    """Return an empty table without headings; its columns stand at these sides."""
+    """Return an empty table without headings; its columns stand at these sides.
+
+    Where it is too wide, the first one takes several lines and no other is cut off.
+    """
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0))
-    for side in sides:
-        table.add_column(no_wrap=True, justify=side)
+    for number, side in enumerate(sides):
+        table.add_column(no_wrap=number > 0, overflow="fold", justify=side)
     return table
 
 
