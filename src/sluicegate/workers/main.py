@@ -83,9 +83,9 @@ class Worker:
         self._unloaded: str | None = None
         self._task: Task | None = None
         self._handing_over = threading.Lock()
-        # Of one attempt each: the last that has ended, and one that was stopped before it began.
+        # Attempts: the last that has ended, and those whose order waits yet and that were stopped before they began.
         self._over: tuple[str, int] | None = None
-        self._revoked: tuple[str, int] | None = None
+        self._revoked: set[tuple[str, int]] = set()
         self._attempt: Attempt | None = None
         self._interruptible = False
         self._interrupt_due = False
@@ -134,11 +134,11 @@ class Worker:
         which = message["task_id"], message["attempt"]
         with self._handing_over:
             task = self._task
-            if which in (self._over, self._revoked):
+            if which == self._over or which in self._revoked:
                 return
             if task is None or (task.task_id, task.attempt) != which:
                 # Its order waits behind a load: nothing of it has begun, and nothing will.
-                self._revoked = which
+                self._revoked.add(which)
                 self._send(_ended(which[0], "cancelled", stats={}, stage="checkpoint", where=[]))
                 return
         self._stage = message["stage"]
@@ -221,6 +221,10 @@ class Worker:
             self._pristine = _Pristine()
         pipeline = self._registry.pipelines.get(order["pipeline"]) if self._registry else None
         if pipeline is None:
+            with self._handing_over:
+                if self._is_revoked(which):
+                    return
+                self._over = which
             error = self._unloaded or f"pipeline {order['pipeline']!r} is not in the code any more"
             ended: Message = {"outcome": "failed", "error": error, "stats": {}}
         else:
@@ -238,8 +242,7 @@ class Worker:
                 order, pipeline, task, self._settings, self._send, self._user_code
             )
             with self._handing_over:
-                if self._revoked == which:
-                    self._attempt = None
+                if self._is_revoked(which):
                     return
                 self._task = task
             self._send({"kind": "began"})
@@ -258,6 +261,14 @@ class Worker:
         if ended["outcome"] == "cancelled":
             ended |= {"stage": self._stage or "checkpoint", "where": self._where}
         self._send(_ended(order["task_id"], dirt=dirt, **ended))
+
+    def _is_revoked(self, which: tuple[str, int]) -> bool:
+        """Whether its end was told before it began. Several can wait behind one load, each stopped at once."""
+        if which not in self._revoked:
+            return False
+        self._revoked.remove(which)
+        self._attempt = None
+        return True
 
     def _settle(self, task: Task, outcome: str) -> None:
         """Before the end is told: wait for those that end the task's work elsewhere, until it is interrupted."""
