@@ -55,6 +55,20 @@ def test_a_rollback_asks_or_is_told_yes(project: Project) -> None:
     assert (again.code, len(again.err.splitlines())) == (1, 2)
 
 
+def test_a_rollback_and_a_run_in_the_foreground_take_turns(project: Project) -> None:
+    """Tables must not change under a process that believes to be the only one that writes them."""
+    job_id = project("run", "pipelines.py", "bronze.letters", "--json").json()["job_id"]
+    with project.start("run", "pipelines.py", "bronze.patient") as process:
+        project.wait_for_job()
+        refused = project("jobs", "rollback", job_id, "--yes")
+        assert (refused.code, len(refused.err.splitlines())) == (1, 2)
+        assert "in use by process" in refused.err
+        assert project("jobs", "rollback", job_id, "--dry-run").code == 0
+        process.terminate()
+        process.communicate(timeout=60)
+    assert project("jobs", "rollback", job_id, "--yes").code == 0
+
+
 def test_one_task_is_stopped_from_another_terminal(project: Project) -> None:
     """The process that runs the job hears of it through the store."""
     with project.start("run", "pipelines.py", "bronze.patient", "bronze.letters") as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +73,7 @@ def rollback_job(
     """
     from sluicegate.cli.backend import open_backend
     from sluicegate.cli.terminal import can_ask, counted, err, out, print_json
+    from sluicegate.home import locked
 
     if not (dry_run or yes or can_ask()):
         raise typer.BadParameter(
@@ -90,7 +92,10 @@ def rollback_job(
             tables = counted(len(preview["tables"]), "table")
             if not typer.confirm(f"Put {tables} back?", err=True):
                 raise typer.Abort
-        answer = backend.rollback(found)
+        # A run in the foreground would not hear that its tables are free again: they take turns.
+        alone = nullcontext() if backend.runs_jobs else locked(settings.home)
+        with alone:
+            answer = backend.rollback(found)
     if as_json:
         print_json(answer)
     else:
