@@ -125,10 +125,25 @@ def test_what_is_ticked_stays_so_while_jobs_come_and_end(
     server.wait_until_over(three[0])
     expect(dialog.locator("li")).to_have_text(["2 jobs have ended meanwhile and stay as they are"])
     expect(page.locator("#stop-confirm")).to_be_hidden()
-    dialog.get_by_role("button", name="Close").click()
+    expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
     page.locator(".chip", has_text="success").click()
     expect(page.locator("#bulk")).to_be_hidden()  # Nobody stops what is not seen to be selected.
+
+
+def test_new_jobs_push_no_selected_one_out(open_page, run, server: Server) -> None:
+    """The list holds the newest fifty; who was selected stays, and can be stopped, however many come."""
+    job_id = run("bronze.slow")
+    server.wait_until_running(job_id)
+    page = open_page()
+    box_of(page, job_id).check()
+    newer = [run("bronze.nothing") for _ in range(52)]
+    expect(row_of(page, newer[-1]).locator(".badge")).to_have_text("success")
+    expect(row_of(page, newer[0])).to_have_count(0)
+    expect(box_of(page, job_id)).to_be_checked()
+    ask(page, "Stop selected").get_by_role("button", name="Stop 1 job").click()
+    expect(row_of(page, job_id).locator(".badge")).to_have_text("cancelled")
 
 
 def test_all_that_a_filter_means_is_stopped_and_no_more(open_page, own_server: Server) -> None:

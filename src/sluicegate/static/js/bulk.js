@@ -21,7 +21,7 @@ export const isTicked = (jobId) => ticked.has(jobId);
 /** Make the cell of a row's checkbox. */
 export function tickCell(jobId, name) {
   const box = el("input", {
-    type: "checkbox", "aria-label": `Select ${name}`, title: "Select; with Shift, a range", checked: ticked.has(jobId),
+    type: "checkbox", "aria-label": `Select ${name}`, title: "Select. Shift selects a range; Enter stops what is selected", checked: ticked.has(jobId),
     onclick: (event) => clicked(jobId, event), onkeydown: (event) => pressed(jobId, event),
   });
   // A range by Shift would select the text of the rows between.

@@ -16,7 +16,7 @@ const FINAL = new Set([400, 403, 404, 409, 422]);
  * `withReason`; `load(mode, signal)` for the dry run and `show(preview, mode)` → `{ parts, aside, confirm, nothing }`;
  * `needsPreview` where nobody may confirm unseen; `act({ mode, reason, preview })` and `done(answer, { wasLeft })` →
  * what to announce;
- * `refused(error)` → the error in words, and `heard(job)` → "again", or words when there is nothing left to ask;
+ * `refused(error)` → a final error in words, or `null` for the server's own; `reread()` after it, and `heard(job)` → "again", or words when there is nothing left to ask;
  * `home()` takes the focus when the control that opened the dialog is gone.
  *
  * While it acts, what is heard of the job is not judged: the event of our own act may come before its answer.
@@ -97,13 +97,12 @@ export function createDialog(prefix) {
     quiet.hidden = aside === "";
     if (over || busy) return;
     const button = part("confirm");
-    const waited = button.disabled && document.activeElement === part("title");
+    const awaited = [button, question.isFinal ? null : part("title")].includes(document.activeElement);
     button.hidden = nothing;
     button.disabled = false;
     if (textOf(confirm) !== button.textContent) button.replaceChildren(...confirm);
     setText(part("keep"), nothing ? "Close" : question.keep);
-    if (nothing && !part("dialog").contains(document.activeElement)) part("keep").focus();
-    else if (waited) part(nothing ? "keep" : "confirm").focus();
+    if (awaited) part(nothing ? "keep" : "confirm").focus();
   }
 
   /** The dry run did not answer: that is no reason to be unable to act, unless nobody may act unseen. */
@@ -122,7 +121,7 @@ export function createDialog(prefix) {
   function endWith(words) {
     asked.over = true;
     asked.loading?.abort();
-    const hadFocus = document.activeElement === part("confirm") || !part("dialog").contains(document.activeElement) || document.activeElement === part("title");
+    const hadFocus = [part("confirm"), part("title"), document.body, null].includes(document.activeElement);
     if (asked.preview === null) part("preview").replaceChildren();
     part("error").replaceChildren(...[words].flat());
     showBusy(false);

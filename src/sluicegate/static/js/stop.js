@@ -101,7 +101,8 @@ function roundedUp(ms) {
 
 function lostWork(seconds, mode) {
   if (mode === "drain" || seconds === null || seconds === undefined || seconds <= 0) return "";
-  return `A resume would repeat ${seconds < 1 ? "less than a second" : `about ${duration(Math.round(seconds))}`} of work.`;
+  const about = seconds < 10 ? `${Math.ceil(seconds)} s` : duration(seconds);
+  return `A resume would repeat ${seconds < 1 ? "less than a second" : `about ${about}`} of work.`;
 }
 
 /** The answer is the decision, stored: every view shows it without waiting for an event. */
