@@ -123,6 +123,9 @@ def test_a_hanging_job_is_stopped_by_force_while_it_is_stopping(
     assert [one["stage"] for one in receipt["stopped"]] == ["kill"]
     row.locator(".job-name").click()
     expect(page.locator("#details-receipt")).to_contain_text("killed (SIGKILL)")
+    expect(page.locator("#details-receipt")).to_contain_text(
+        re.compile(r"admin stopped this job .+, and by force .+ later; .+ after the request")
+    )
 
 
 def test_the_dialog_follows_a_job_that_ends_meanwhile(

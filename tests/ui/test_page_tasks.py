@@ -164,9 +164,11 @@ def test_a_stop_that_could_not_be_confirmed_is_told_so(open_page, run, server: S
     job = server.job(job_id)
     job["cancellation"] |= {
         "outcome": "unconfirmed",
+        "escalated_at": None,
         "latency_ms": 17_000,
         "missing_means": ["no pidfd: a process is looked at just before it is signalled, not held"],
     }
+    job["tasks"][0] |= {"status": "running", "completed_at": None, "stop": None}
     page = open_page()
     page.route(f"**/api/jobs/{job_id}", lambda route: route.fulfill(body=json.dumps(job)))
     page.goto(f"{server.url}/#/jobs/{job_id}")
@@ -175,6 +177,8 @@ def test_a_stop_that_could_not_be_confirmed_is_told_so(open_page, run, server: S
     expect(receipt).to_contain_text("The stop goes on being tried")
     expect(receipt).not_to_contain_text("everything had stopped")
     expect(receipt).to_contain_text("no pidfd")
+    note = task_row(page, "bronze.slow").locator(".timeline-note")
+    expect(note).to_have_text("not confirmed as ended")
 
     job["cancellation"]["confirmed_at"] = job["cancellation"]["stopped_at"]
     page.reload()

@@ -32,22 +32,26 @@ function sentence(cancellation) {
     remote.length > 0 && `${confirmed === remote.length ? number(confirmed) : `${number(confirmed)} of ${number(remote.length)}`} ${remote.length === 1 ? "piece" : "pieces"} of work elsewhere confirmed as stopped`,
   ].filter(Boolean);
   return [
-    `${cause(cancellation)} ${manner(cancellation)} `, timeElement(cancellation.requested_at), `${speed(cancellation)}.`,
+    ...asked(cancellation), `${speed(cancellation)}.`,
     facts.length > 0 ? ` ${joined(facts)}.` : "",
     cancellation.reason ? el("q", { class: "receipt-reason" }, cancellation.reason) : "",
   ];
 }
 
-/** The mode; one that was made force on the way says when. */
-function manner({ mode, requested_at: requested, escalated_at: escalated }) {
-  if (!escalated) return MODES[mode] ?? "";
-  return `and made it force ${duration(Math.max(0, Date.parse(escalated) - Date.parse(requested)) / 1000)} later,`;
+/** Who asked, how and when; a stop that was made force on the way says how much later. */
+function asked(cancellation) {
+  const { mode, requested_at: requested, escalated_at: escalated } = cancellation;
+  const when = timeElement(requested);
+  if (!escalated) return [`${cause(cancellation)} ${MODES[mode] ?? ""} `, when];
+  return [`${cause(cancellation)} `, when, `, and by force ${between(requested, escalated)} later`];
 }
 
-function speed({ stopped_at: stoppedAt, latency_ms: latency, outcome }) {
+const between = (from, to) => duration(Math.max(0, Date.parse(to) - Date.parse(from)) / 1000);
+
+function speed({ stopped_at: stoppedAt, latency_ms: latency, outcome, escalated_at: escalated }) {
   if (!stoppedAt) return "; its tasks are still stopping";
-  const after = duration((latency ?? 0) / 1000);
-  return outcome === "unconfirmed" ? `; ${after} later contact to a task was still lost` : `; ${after} later everything had stopped`;
+  const after = `${duration((latency ?? 0) / 1000)} ${escalated ? "after the request" : "later"}`;
+  return outcome === "unconfirmed" ? `; ${after} contact to a task was still lost` : `; ${after} everything had stopped`;
 }
 
 function outcomeNotices({ outcome, requested_at: requested, confirmed_at: confirmed }) {
@@ -55,7 +59,7 @@ function outcomeNotices({ outcome, requested_at: requested, confirmed_at: confir
   if (outcome !== "unconfirmed" && !confirmed) return [];
   if (confirmed) {
     return [el("p", { class: "notice" }, "At first not every process could be confirmed as ended, because contact was lost. It was confirmed ",
-      `${duration(Math.max(0, Date.parse(confirmed) - Date.parse(requested)) / 1000)} after the request, `, timeElement(confirmed), ".")];
+      `${between(requested, confirmed)} after the request, `, timeElement(confirmed), ".")];
   }
   return [el("p", { class: "notice notice-warning" },
     "Not every process could be confirmed as ended, because contact was lost. The stop goes on being tried; nothing more can be committed.")];

@@ -127,7 +127,7 @@ function createRow({ pipeline }, onStop) {
     stop.hidden = scale.stopMs === null;
     if (scale.stopMs !== null) placed(stop, percent(scale, scale.stopMs));
     placeBar(bar, task, scale, job);
-    setText(note, noteOf(task));
+    setText(note, noteOf(task, job));
     note.title = task?.message ?? note.textContent;
     taskId = task?.task_id ?? null;
     const kind = stopKindOf(task, job);
@@ -163,11 +163,13 @@ function placeBar(bar, task, scale, job) {
 const STAGE_WORDS = { checkpoint: "at a checkpoint", interrupt: "by interrupt", terminate: "by SIGTERM", kill: "by SIGKILL" };
 
 /** What happened, in a few words: how it stopped, how far it is, what it wrote. */
-function noteOf(task) {
+function noteOf(task, job) {
   if (task === null) return "not started";
   const parts = [];
   if (task.attempt > 1) parts.push(`attempt ${task.attempt}`);
-  if (isActive(task.status) && task.stopping) parts.push("stopping");
+  const { outcome, confirmed_at: confirmed } = job.cancellation ?? {};
+  if (isActive(task.status) && outcome === "unconfirmed" && !confirmed) parts.push("not confirmed as ended");
+  else if (isActive(task.status) && task.stopping) parts.push("stopping");
   else if (task.status === "pending") parts.push("waits for a retry");
   else if (task.status === "running") parts.push(progressWords(task.progress) || "running");
   else if (task.status === "cancelled") parts.push(`stopped ${STAGE_WORDS[task.stop?.stage] ?? ""}`.trim());
