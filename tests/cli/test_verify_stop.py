@@ -16,7 +16,7 @@ if "sluicegate.workers.guard" in sys.orig_argv:
     import signal
     from sluicegate.workers import process_tree
     process_tree.kill_tree = lambda root: int(process_tree.send_signal(root, signal.SIGKILL))
-    process_tree.kill_below = lambda root, **_: 0
+    process_tree.kill_below = lambda root, **_: process_tree.Swept(0, True)
     process_tree.children = lambda parent: []
 """
 TREES = ("own_sessions", "daemons")

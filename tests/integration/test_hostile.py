@@ -113,7 +113,7 @@ if "sluicegate.workers.guard" in sys.orig_argv:
         if "sleep" in process_tree.command(root): return 0
         process_tree.send_signal(root, signal.SIGKILL)
         return int(process_tree.wait_gone([root]))
-    def kill_below(root, **options): return 0
+    def kill_below(root, **options): return process_tree.Swept(0, True)
     process_tree.kill_tree, process_tree.kill_below = kill_tree, kill_below
 """
 LEAVES_ONE = """

@@ -92,11 +92,12 @@ def _answer(control: Channel, message: Message, zygote: int, stuck: dict[Process
             del stuck[process]
     # What a dead worker left has come to us as orphans; the zygote is our only child of our own.
     spare = frozenset({zygote, *(process.pid for process in stuck)})
-    killed += kill_below(os.getpid(), spare=spare)
+    swept = kill_below(os.getpid(), spare=spare)
+    killed += swept.killed
     for process in children(os.getpid()):
         if process.pid != zygote:
             stuck.setdefault(process, message["id"])
-    left = sum(request == message["id"] for request in stuck.values())
+    left = sum(request == message["id"] for request in stuck.values()) or int(not swept.is_clean)
     control.send({"id": message["id"], "killed": killed, "left": left})
 
 

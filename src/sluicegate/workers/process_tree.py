@@ -35,6 +35,13 @@ class ProcessId(NamedTuple):
     started: int
 
 
+class Swept(NamedTuple):
+    """What a sweep came to: how many were killed, and whether nothing was left at its end."""
+
+    killed: int
+    is_clean: bool
+
+
 def find(pid: int) -> ProcessId | None:
     """Return the identity of a live process; a zombie counts as gone."""
     stat = _stat(pid)
@@ -160,29 +167,30 @@ def kill_tree(root: ProcessId, *, within_seconds: float = GONE_WITHIN_SECONDS) -
     return len(killed)
 
 
-def kill_below(root: int, *, spare: frozenset[int] = frozenset()) -> int:
+def kill_below(root: int, *, spare: frozenset[int] = frozenset()) -> Swept:
     """End every tree below the process `root`, which is this one, except those rooted in `spare`.
 
-    Orphans come to `root` while it works, when it adopts them: it goes on until there are none, at most
-    `SWEEP_SECONDS`; look at `children` for what could not be ended. Returns how many were killed.
+    Orphans come to `root` while it works, when it adopts them. It goes on until a look finds none, and no new dead
+    one either: a chain, where each process forks the next and ends, shows little else. At most `SWEEP_SECONDS`.
     """
     killed = 0
+    known_dead: set[int] = set()
     deadline = time.monotonic() + SWEEP_SECONDS
     while time.monotonic() < deadline:
-        # All of them before any is looked into: who forks and vanishes does not wait. What has died and was not reaped
-        # counts, too: in a chain, where each forks the next and ends, its group may be all that is met.
-        quickly = {pid for pid in _child_pids(root) if pid not in spare}
-        for pid in quickly:
+        # All of them before any is looked into: who forks and vanishes does not wait.
+        fresh = [pid for pid in _child_pids(root) if pid not in spare and pid not in known_dead]
+        for pid in reversed(fresh):  # the newest first
             if (child := find(pid)) is not None:
                 send_signal(child, signal.SIGSTOP)
-            _freeze_group(pid, quickly)
-        trees = [child for pid in quickly if (child := find(pid)) is not None]
+            _freeze_group(pid, fresh)
+        trees = [child for pid in fresh if (child := find(pid)) is not None]
+        known_dead.update(set(fresh) - {tree.pid for tree in trees})
         trees = trees or [child for child in children(root) if child.pid not in spare]
-        if not trees:
-            break
+        if not trees and not fresh:
+            return Swept(killed, is_clean=True)
         for tree in trees:
             killed += kill_tree(tree)
-    return killed
+    return Swept(killed, is_clean=False)
 
 
 def _freeze_group(pid: int, ours: Collection[int]) -> None:
