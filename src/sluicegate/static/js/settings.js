@@ -7,7 +7,7 @@ import { shortVersion } from "./format.js";
 import { toast } from "./notify.js";
 import { may, session, signOut } from "./session.js";
 
-const ROLES = [["viewer", "reads"], ["operator", "also runs, stops and uploads"], ["admin", "also manages keys"]];
+const ROLES = [["viewer", "reads"], ["operator", "also runs, stops, resumes and uploads"], ["admin", "also rolls back and manages keys"]];
 
 let open = false;
 
