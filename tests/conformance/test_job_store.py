@@ -163,6 +163,14 @@ def test_what_is_missing_is_said(store: Store) -> None:
     assert store.commit([]) == []
 
 
+def test_many_headers_are_read_at_once(store: Store) -> None:
+    """Those that there are; the rest is left out."""
+    jobs = [stored(store, job(number)) for number in range(1, 8)]
+    asked = [one.job_id for one in jobs[2:]] + ["nothing"]
+    assert store.get_many(asked) == {one.job_id: one for one in jobs[2:]}
+    assert store.get_many([]) == {}
+
+
 def test_a_job_without_a_plan_has_an_empty_one(store: Store) -> None:
     assert store.plan(stored(store, job(1), plan=None).job_id) == Plan()
 

@@ -334,15 +334,17 @@ class JobManager:
     ) -> ManyStopped:
         """Return what `cancel_many` would come to, changing nothing."""
         results: list[tuple[str, StopResult]] = []
-        for job_id in dict.fromkeys(job_ids):
-            try:
-                job = self._store.get(job_id)
-                # One that is still stopping can be forced.
-                ended = job.is_terminal and not (job.stopping and mode is StopMode.FORCE)
-            except JobNotFoundError:
+        wanted = list(dict.fromkeys(job_ids))
+        jobs = self._store.get_many(wanted)
+        for job_id in wanted:
+            job = jobs.get(job_id)
+            if job is None:
                 results.append((job_id, StopResult.NOT_FOUND))
+            # One that is still stopping can be forced.
+            elif job.is_terminal and not (job.stopping and mode is StopMode.FORCE):
+                results.append((job_id, StopResult.NOT_RUNNING))
             else:
-                results.append((job_id, StopResult.NOT_RUNNING if ended else StopResult.CANCELLED))
+                results.append((job_id, StopResult.CANCELLED))
         return ManyStopped(tuple(results))
 
     def matching(self, query: JobQuery, *, most: int = MANY_MAX) -> Sequence[str]:

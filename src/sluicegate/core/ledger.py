@@ -7,6 +7,7 @@ store's version check judges, and a refused decision is evaluated again from wha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -28,6 +29,7 @@ BATCH_MAX: Final = 512
 LINES_MAX: Final = 1000
 WRITE_ATTEMPTS_MAX: Final = 20
 HEADERS_KEPT_MAX: Final = 4096
+READ_AHEAD_MIN: Final = 4
 LOG_BACKLOG_MAX: Final = 4_000
 
 
@@ -255,6 +257,7 @@ class Ledger:
     def _write_once(self, batch: Sequence[_Item | _Creation]) -> list[_Item]:
         """Evaluate and store the batch; return what has to be evaluated again from what is stored."""
         ahead: dict[str, Job] = {}
+        self._read_ahead(batch)
         judged = [self._evaluate(entry, ahead) for entry in batch]
         asked = [one.change for one in judged if one.change is not None]
         try:
@@ -281,6 +284,14 @@ class Ledger:
         if events:
             self._tell(events)
         return again
+
+    def _read_ahead(self, batch: Sequence[_Item | _Creation]) -> None:
+        """Read the headers of many jobs in one step; one that cannot be read now is asked for again alone."""
+        unread = {e.job_id for e in batch if isinstance(e, _Item)} - self._headers.keys()
+        if len(unread) >= READ_AHEAD_MIN:
+            with contextlib.suppress(SluicegateError):
+                for job in self._store.get_many(list(unread)).values():
+                    self._keep(job)
 
     def _evaluate(self, entry: _Item | _Creation, ahead: dict[str, Job]) -> _Judged:
         """Decide from the header as the decisions before in this batch leave it, `ahead` of what is stored."""

@@ -110,6 +110,10 @@ class JobStore(Protocol):
         """Return the job's header and version. Raises: `JobNotFoundError`."""
         ...
 
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Return the headers of those of the jobs that there are, by id."""
+        ...
+
     def plan(self, job_id: str) -> Plan:
         """Return the plan the job was created with. Raises: `JobNotFoundError`."""
         ...

@@ -106,6 +106,11 @@ class SqlStore:
             raise JobNotFoundError(job_id)
         return found[job_id]
 
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Return the headers of those of the jobs that there are, by id."""
+        with self._read() as connection:
+            return _jobs(connection, job_ids)
+
     def plan(self, job_id: str) -> Plan:
         """Return the plan the job was created with, or an empty one. Raises: `JobNotFoundError`."""
         joined = jobs.outerjoin(plans, plans.c.job_id == jobs.c.job_id)

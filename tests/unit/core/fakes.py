@@ -107,6 +107,11 @@ class MemoryStore:
             self.reads += 1
             return self._found(kept.jobs, job_id)
 
+    def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        with self._open() as kept:
+            self.reads += 1
+            return {job_id: kept.jobs[job_id] for job_id in job_ids if job_id in kept.jobs}
+
     def plan(self, job_id: str) -> Plan:
         with self._open() as kept:
             self._found(kept.jobs, job_id)
