@@ -100,6 +100,13 @@ def superseding(task: Task):
     return [{"job": task.job_id}]
 
 
+@bronze
+def half_written(task: Task):
+    yield [{"n": n} for n in range(1000)]
+    print("written", flush=True)
+    time.sleep(600)
+
+
 @bronze(cancel=QUICK)
 def queueing(task: Task):
     print("begun", flush=True)
@@ -352,6 +359,16 @@ def test_a_job_whose_pipeline_is_gone_from_the_code_can_still_be_stopped(
     assert job.status is JobStatus.CANCELLED
     assert job.cancellation is not None
     assert job.cancellation.outcome is StopOutcome.STOPPED
+
+
+def test_what_a_killed_writer_left_is_removed(here: Here) -> None:
+    """Nobody would ever see it, and it would stay for ever."""
+    job_id = here.start("bronze.half_written")
+    here.said(job_id, "written")
+    folder = here.settings.lake / "bronze" / "half_written"
+    assert list(folder.glob("*.parquet"))
+    here.stop(job_id, "force")
+    until(lambda: not list(folder.glob("*.parquet")), "its files to be removed")
 
 
 # ------------------------------------------------------------------ roll back

@@ -993,6 +993,8 @@ class PipelineExecutor:
                 timer.cancel()
         remote = tuple(active.remote.values())
         run, record = active.run, active.run.records[active.pipeline]
+        if ended.outcome == "lost":
+            self._clean_up(record)
         if not self._is_held(run):
             return
         if ended.outcome == "lost" or says_too_little(record, ended):
@@ -1027,8 +1029,21 @@ class PipelineExecutor:
 
         self._side.submit(read)
 
+    def _clean_up(self, record: TaskRecord) -> None:
+        """Remove what a writer that was killed left of files; a reader never sees them, but they take room."""
+
+        def remove() -> None:
+            try:
+                self._tables.clean_up(record.pipeline, record.task_id, record.attempt)
+            except Exception as error:  # noqa: BLE001 - it is waste, and not worth a job
+                log.warning("clean_up_failed task_id=%s error=%s", record.task_id, error)
+
+        self._side.submit(remove)
+
     def _recover_task(self, run: JobRun, record: TaskRecord) -> None:
         """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left."""
+
+        self._clean_up(record)
 
         def then(settled: Settled) -> None:
             exhausted = run.job.recoveries > RECOVERIES_MAX

@@ -414,6 +414,10 @@ class Tables(Protocol):
         """Read from the table's log what the task committed. A table that does not exist has nothing."""
         ...
 
+    def clean_up(self, table: str, task_id: str, attempt: int) -> None:
+        """Remove the files that attempts of a task, this one and earlier, wrote and did not commit; they are dead."""
+        ...
+
     def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
         """Return how to put a table back to its content before a job; `None`: the job changed nothing there.
 

@@ -18,6 +18,8 @@ def answer(settings: Mapping[str, Any], call: str, arguments: Mapping[str, Any])
     tables = LakeTables(settings["lake"])
     if call == "settle":
         return asdict(tables.settle(**arguments))
+    if call == "clean_up":
+        return tables.clean_up(**arguments)
     if call == "plan_rollback":
         step = tables.plan_rollback(**arguments)
         return None if step is None else asdict(step)
@@ -40,6 +42,10 @@ class LakeTables:
         found = self._lake.settle(table, task_id)
         stats = TaskStats(found.rows, found.bytes, found.files, found.units, found.version)
         return Settled(stats, found.complete)
+
+    def clean_up(self, table: str, task_id: str, attempt: int) -> None:
+        """Remove the files that attempts of a task wrote and did not commit."""
+        self._lake.remove_orphans(table, task_id, before_attempt=attempt + 1)
 
     def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
         """Return how to put a table back to its content before a job; `None`: the job changed nothing there."""

@@ -266,6 +266,10 @@ class LocalWorkers:
         found = self._call("settle", table=table, task_id=task_id)
         return Settled(TaskStats(**found["stats"]), found["complete"])
 
+    def clean_up(self, table: str, task_id: str, attempt: int) -> None:
+        """Remove the files that attempts of a task wrote and did not commit."""
+        self._call("clean_up", table=table, task_id=task_id, attempt=attempt)
+
     def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
         """Return how to put a table back to its content before a job; `None`: the job changed nothing there."""
         step = self._call("plan_rollback", table=table, job_id=job_id)

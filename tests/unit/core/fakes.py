@@ -433,10 +433,14 @@ class FakeTables:
         self.rollbacks: dict[str, TableRollback] = {}
         self.rolled_back: list[tuple[str, int]] = []
         self.broken = False
+        self.cleaned: list[tuple[str, str, int]] = []
 
     def settle(self, table: str, task_id: str) -> Settled:
         self.asked.append(task_id)
         return self.settled.get(task_id, Settled(TaskStats(), complete=False))
+
+    def clean_up(self, table: str, task_id: str, attempt: int) -> None:
+        self.cleaned.append((table, task_id, attempt))
 
     def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
         del job_id

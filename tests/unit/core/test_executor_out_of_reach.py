@@ -91,6 +91,7 @@ def test_the_stop_goes_on_being_tried_until_it_is_confirmed(made: Made) -> None:
     assert receipt.kept == (Kept(A, 3, 10),), "its table's log has told what it had committed"
     assert world.task(job_id, A).status is TaskStatus.CANCELLED
     assert {s.pipeline for s in receipt.stopped} == {A, B}
+    assert (A, task_id, 1) in world.tables.cleaned, "what it wrote and did not commit is waste"
     types = [e.type for e in world.store.events(job_id=job_id)]
     assert types[-1] == "job.confirmed"
     world.run(A)
