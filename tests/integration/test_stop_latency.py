@@ -1,8 +1,8 @@
 """How soon a stop takes hold: from the request on the wire to the last line that the task runs, and to the answer.
 
-The clock is CLOCK_MONOTONIC, which all processes of a machine share. The figures are printed; on a calm machine the last
-line is at most 5 ms (median) and 25 ms (p99) after the request was sent, and the answer comes within 10 ms (median). Only
-gross regressions fail here, because the machine is shared. `STOPS=1000` measures more of them.
+The clock is CLOCK_MONOTONIC, which all processes of a machine share. The figures are printed; on a calm machine the
+last line is at most 5 ms (median) and 25 ms (p99) after the request was sent, and the answer comes within 10 ms
+(median). Only gross regressions fail here, because the machine is shared. `STOPS=1000` measures more of them.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _task_stop(
     job: Job, stopping: TaskStopping, ended: TaskEnded, now: datetime, monotonic: float
 ) -> TaskStop:
     if job.cancellation is not None and not stopping.is_own_timeout:
-        latency = latency_ms(job.cancellation.requested_at, now)
+        latency = latency_ms(job.cancellation.requested_at, now, _lasted(stopping, monotonic))
     else:
         latency = round((monotonic - stopping.since) * 1000, 3)
     stage = ended.stage or stopping.delivered or Stage.CHECKPOINT
@@ -105,6 +105,11 @@ def _task_stop(
         processes_killed=ended.processes_killed,
         where=ended.where or stopping.where,
     )
+
+
+def _lasted(stopping: TaskStopping, monotonic: float) -> float | None:
+    """How long a stop took by the clock that only grows; not known of one that another executor began."""
+    return monotonic - stopping.since if stopping.seen_begin else None
 
 
 def end_lines(task: TaskRecord, ended: Ended) -> tuple[LogEntry, ...]:

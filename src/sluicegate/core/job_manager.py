@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -293,19 +294,17 @@ class JobManager:
             JobNotRunningError: It had ended, or is stopping already and `force` was not asked for.
         """
         try:
-            written = self._ledger.write(job_id, _deciding_stop(request, self._clock.now()))
+            written = self.cancel_soon(job_id, request).result()
         except JobNotRunningError:
             if ignore_ended:
                 return self._store.get(job_id)
             raise
-        return self._decided(written.job)
+        return written.job if self.wake is not None else self._close_idle(written.job)
 
-    def _decided(self, job: Job) -> Job:
-        """A stop was stored: whoever executes the job is told; where nobody does, it is closed."""
-        if self.wake is None:
-            return self._close_idle(job)
-        self._woken(job)
-        return job
+    def cancel_soon(self, job_id: str, request: StopRequest) -> Future[Written]:
+        """Stop a job; as `cancel`, for who must not block and where somebody executes."""
+        decide = _deciding_stop(request, self._clock.now())
+        return self._ledger.write_soon(job_id, decide, then=self._woken)
 
     def cancel_many(self, job_ids: Sequence[str], request: StopRequest) -> ManyStopped:
         """Stop many jobs. When this returns, each is stored as `cancelled`, or is none that can be stopped.
@@ -319,7 +318,9 @@ class JobManager:
         for job_id, came_to in zip(wanted, written, strict=True):
             match came_to:
                 case Written(job):
-                    self._decided(job)
+                    if self.wake is None:
+                        self._close_idle(job)
+                    self._woken(job)
                     results.append((job_id, StopResult.CANCELLED))
                 case JobNotRunningError():
                     results.append((job_id, StopResult.NOT_RUNNING))
@@ -393,8 +394,7 @@ class JobManager:
             )
 
         self._store.get(job_id)
-        written = self._ledger.write(job_id, decide)
-        self._woken(written.job)
+        self._ledger.write(job_id, decide, then=self._woken)
         task = find()
         if task.is_terminal and task.status is not TaskStatus.CANCELLED:
             raise TaskNotRunningError(task_id, task.status)  # it ended in the very same moment
@@ -597,7 +597,13 @@ def kept(tasks: Sequence[TaskRecord]) -> tuple[Kept, ...]:
     )
 
 
-def close_job(job: Job, plan: Plan, tasks: Sequence[TaskRecord], now: datetime) -> Change:
+def close_job(
+    job: Job,
+    plan: Plan,
+    tasks: Sequence[TaskRecord],
+    now: datetime,
+    lasted_seconds: float | None = None,
+) -> Change:
     """The change that ends a job, or closes the receipt of a cancelled one; with its event and log line.
 
     Where a task could not be reached the receipt is closed as `unconfirmed`, and this is done again at its end.
@@ -609,7 +615,13 @@ def close_job(job: Job, plan: Plan, tasks: Sequence[TaskRecord], now: datetime) 
             stop = _stop_while_waiting(job, now)
             job, task = end_attempt(job, task, Ended(TaskEvent.CANCEL, now, task.stats, stop=stop))
             ended.append(task)
-    after = end_job(job, now, not_started=not_started(plan, tasks), kept=kept(tasks))
+    after = end_job(
+        job,
+        now,
+        not_started=not_started(plan, tasks),
+        kept=kept(tasks),
+        lasted_seconds=lasted_seconds,
+    )
     kind = "job.stopped" if after.status is JobStatus.CANCELLED else "job.finished"
     if job.is_over:
         kind = "job.confirmed"

@@ -23,6 +23,7 @@ class JobRun:
         self.lease = job.lease  # of this holding; a takeover raises the job's
         self.records: dict[str, TaskRecord] = {record.pipeline: record for record in records}
         self.taken: set[str] = set()
+        self.stop_seen_at: float | None = None  # monotonic; of a stop that came while it was held
         self.queued = False  # whether the executor has it in line for a worker
         self._index = {step.pipeline: n for n, step in enumerate(plan.steps)}
         self._upstream_left = {step.pipeline: len(step.depends_on) for step in plan.steps}

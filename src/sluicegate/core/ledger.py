@@ -146,18 +146,31 @@ class Ledger:
         """Queue decisions that are stored in one step, in order."""
         self._queue.put([_Item(*one) for one in asked])
 
-    def write(self, job_id: str, decide: Decide) -> Written:
-        """Queue a decision and wait until it is durable. Raises what `decide` or the store raised."""
+    def write(
+        self, job_id: str, decide: Decide, then: Callable[[Job], None] = lambda _: None
+    ) -> Written:
+        """Queue a decision and wait until it is durable. Raises what `decide` or the store raised.
+
+        Args:
+            then: Told of the header as stored, at once, on the writer thread: before the caller's thread has its turn.
+        """
+        return self.write_soon(job_id, decide, then).result()
+
+    def write_soon(
+        self, job_id: str, decide: Decide, then: Callable[[Job], None] = lambda _: None
+    ) -> Future[Written]:
+        """Queue a decision that somebody waits for; as `write`, but for who must not block."""
         future: Future[Written] = Future()
 
         def done(result: Written | BaseException) -> None:
             if isinstance(result, Written):
+                then(result.job)
                 future.set_result(result)
             else:
                 future.set_exception(result)
 
         self._queue.put(_Urgent([_Item(job_id, decide, done)]))
-        return future.result()
+        return future
 
     def write_all(self, asked: Sequence[tuple[str, Decide]]) -> list[Written | BaseException]:
         """Queue many decisions and wait until they are durable; other writers get their turn in between.

@@ -347,6 +347,8 @@ class PipelineExecutor:
             return
         before, run.job = run.job, job
         self._touched[job.job_id] = run
+        if job.cancellation is not None and before.cancellation is None:
+            run.stop_seen_at = self._clock.monotonic()
         decided = job.cancellation != before.cancellation or job.task_stops != before.task_stops
         if decided and self._is_held(run):
             self._after_decision(run)
@@ -567,6 +569,8 @@ class PipelineExecutor:
             self._forget(run)
         now = self._clock.now()
         records = list(run.records.values())
+        began = run.stop_seen_at
+        lasted = None if began is None else self._clock.monotonic() - began
 
         def decide(job: Job) -> Change | None:
             if not self._mine(job, run):
@@ -576,7 +580,9 @@ class PipelineExecutor:
                 return None
             if job.is_over and job.running_tasks:
                 return None
-            return close_job(job, run.plan, records, now)
+            return _with_missing_means(
+                close_job(job, run.plan, records, now, lasted), self._workers.missing_means
+            )
 
         def then(written: Written) -> None:
             self.cancelled_jobs.discard(written.job.job_id)
@@ -1064,7 +1070,14 @@ class PipelineExecutor:
     ) -> TaskStopping | None:
         """The stop of a task that nothing was delivered to from here: its job's, or its own."""
         now = self._clock.monotonic()
-        by = partial(TaskStopping, record.task_id, now, DEFAULT_POLICY, delivered=delivered)
+        by = partial(
+            TaskStopping,
+            record.task_id,
+            now,
+            DEFAULT_POLICY,
+            delivered=delivered,
+            seen_begin=False,
+        )
         if (receipt := run.job.cancellation) is not None:
             mode = StopMode(receipt.mode)
             return by(mode, receipt.cause, receipt.requested_by, receipt.reason)
@@ -1212,6 +1225,16 @@ class PipelineExecutor:
 
     def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
         self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
+
+
+def _with_missing_means(change: Change, missing: tuple[str, ...]) -> Change:
+    """The end of a job; the receipt of a stop says what this platform lacks to end whole trees."""
+    receipt = change.job.cancellation
+    if receipt is None or not missing:
+        return change
+    return replace(
+        change, job=replace(change.job, cancellation=replace(receipt, missing_means=missing))
+    )
 
 
 def _start_events(job: Job, task: TaskRecord, now: datetime) -> tuple[Event, ...]:

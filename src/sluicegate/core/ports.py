@@ -375,6 +375,11 @@ class Workers(Protocol):
         """How many tasks can run at once."""
         ...
 
+    @property
+    def missing_means(self) -> tuple[str, ...]:
+        """What this platform lacks to end whole trees, a line each; empty where it has everything."""
+        ...
+
     def start(self, listener: Callable[[WorkerEvent], None]) -> None:
         """Begin; `listener` must return quickly."""
         ...

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
+
+CLOCKS_AGREE_SECONDS: Final = 1.0
 
 
 class Cause(StrEnum):
@@ -88,12 +91,16 @@ class Receipt:
         not_started: Iterable[str],
         kept: Iterable[Kept],
         outcome: StopOutcome,
+        lasted_seconds: float | None = None,
     ) -> Receipt:
-        """Close it: the last task is gone, or cannot be reached (`unconfirmed`)."""
+        """Close it: the last task is gone, or cannot be reached (`unconfirmed`).
+
+        `lasted_seconds`: how long it took by a monotonic clock, where one has seen it.
+        """
         return replace(
             self,
             stopped_at=now,
-            latency_ms=latency_ms(self.requested_at, now),
+            latency_ms=latency_ms(self.requested_at, now, lasted_seconds),
             not_started=tuple(not_started),
             kept=tuple(kept),
             outcome=outcome,
@@ -105,6 +112,14 @@ class Receipt:
         return self.outcome is StopOutcome.UNCONFIRMED and self.confirmed_at is None
 
 
-def latency_ms(since: datetime, now: datetime) -> float:
-    """Milliseconds between two instants, never negative: clocks may lie."""
-    return round(max(0.0, (now - since).total_seconds() * 1000), 3)
+def latency_ms(since: datetime, now: datetime, at_least_seconds: float | None = None) -> float:
+    """Milliseconds between two instants, never negative: clocks may lie.
+
+    Args:
+        at_least_seconds: What a monotonic clock says of most of that time; where the instants differ from it by more
+            than a second, one of them was wrong, and this is told instead.
+    """
+    seconds = (now - since).total_seconds()
+    if at_least_seconds is not None and abs(seconds - at_least_seconds) > CLOCKS_AGREE_SECONDS:
+        seconds = at_least_seconds
+    return round(max(0.0, seconds * 1000), 3)

@@ -27,6 +27,7 @@ class TaskStopping:
     delivered: Stage | None = None
     where: tuple[str, ...] = ()
     deferred_seconds: float = 0.0
+    seen_begin: bool = True  # by this executor: else `since` is when it took the job up
     _shielded_since: float | None = field(default=None)
     _shielded_until: float = 0.0
 

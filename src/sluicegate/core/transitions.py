@@ -329,7 +329,12 @@ def may_commit(job: Job, task: TaskRecord, *, stopping_alone: bool, lease: int) 
 
 
 def end_job(
-    job: Job, now: datetime, *, not_started: tuple[str, ...], kept: tuple[Kept, ...]
+    job: Job,
+    now: datetime,
+    *,
+    not_started: tuple[str, ...],
+    kept: tuple[Kept, ...],
+    lasted_seconds: float | None = None,
 ) -> Job:
     """End a job whose tasks have all ended, or close the receipt of one that was cancelled.
 
@@ -347,6 +352,12 @@ def end_job(
             outcome = StopOutcome.UNCONFIRMED
         elif job.completed_tasks == job.total_tasks:
             outcome = StopOutcome.FINISHED
-        receipt = receipt.closed(now, not_started=not_started, kept=kept, outcome=outcome)
+        receipt = receipt.closed(
+            now,
+            not_started=not_started,
+            kept=kept,
+            outcome=outcome,
+            lasted_seconds=lasted_seconds,
+        )
         return replace(job, completed_at=now, cancellation=receipt)
     return replace(job, status=next_status(job.status, ending(job)), completed_at=now)

@@ -8,7 +8,8 @@ the table moved on and is refused.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -63,6 +64,7 @@ class TableWriter:
         full_refresh: All that is written replaces the table's content, in one commit at the end.
         schema_mode: What to do about new columns; `strict` refuses them.
         checkpoint: Called between record batches; may raise `Cancelled`.
+        user_code: A context for what may run the pipeline's own code: the next batch of what it returned.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class TableWriter:
         full_refresh: bool = False,
         schema_mode: Literal["strict", "evolve"] = "strict",
         checkpoint: Callable[[], None] = lambda: None,
+        user_code: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._lake, self._name, self._who = lake, table, identity
         self._folder: Path = lake.path(table)
         self._replaces = full_refresh or mode == "overwrite"
         self._full_refresh, self._evolve = full_refresh, schema_mode == "evolve"
         self._permit, self._fence, self._checkpoint = permit, fence, checkpoint
+        self._user_code = user_code
         self._table: DeltaTable | None = None
         self._keys = tuple(keys) if mode == "merge" else ()
         self._waiting = UnitKeys(table, self._keys, checkpoint)
@@ -161,7 +165,7 @@ class TableWriter:
         self._waiting.require_columns(stored)
         self._target = target_schema(stored, self._known_schema(), self._name, evolve=self._evolve)
         rows = 0
-        for batch in reader:
+        for batch in self._read(reader):
             for part in bounded(batch):
                 self._checkpoint()
                 conformed = conform(part, self._target, self._name)
@@ -173,6 +177,15 @@ class TableWriter:
                 self._bytes += conformed.nbytes
         self._checkpoint()
         return rows
+
+    def _read(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """Step through a stream: behind it may be the pipeline's own code."""
+        while True:
+            with self._user_code():
+                batch = next(reader, None)
+            if batch is None:
+                return
+            yield batch
 
     def seal(self) -> None:
         """End the unit in hand: it is whole, and goes into the next commit. Of a key in two units the later row holds.

@@ -51,7 +51,7 @@ class Attempt:
         self._order, self._pipeline, self._task = order, pipeline, task
         self._spec: PipelineSpec = pipeline.spec
         self._settings, self._tell, self._user_code = settings, tell, user_code
-        self._units = Units(order, self._spec, task, settings, tell)
+        self._units = Units(order, self._spec, task, settings, tell, user_code)
         self._bad_file: str | None = None
 
     def answer_permit(self, refused: str | None) -> None:

@@ -48,7 +48,7 @@ from sluicegate.errors import SluicegateError
 from sluicegate.problems import LoadError, Problem
 from sluicegate.spec import PipelineSpec
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
-from sluicegate.workers.process_tree import ProcessId, find, kill_tree
+from sluicegate.workers.process_tree import ProcessId, find, kill_tree, missing_means
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,11 @@ class LocalWorkers:
     def capacity(self) -> int:
         """How many tasks can run at once."""
         return self._capacity
+
+    @property
+    def missing_means(self) -> tuple[str, ...]:
+        """What this platform lacks to end whole trees."""
+        return missing_means()
 
     def start(self, listener: Callable[[WorkerEvent], None]) -> None:
         """Fork the pool, libraries loaded."""

@@ -68,7 +68,9 @@ class Units:
         task: Task,
         settings: Mapping[str, Any],
         tell: Tell,
+        user_code: Callable[[], contextlib.AbstractContextManager[None]],
     ) -> None:
+        self._user_code = user_code
         self._order, self._spec, self._task = order, spec, task
         self._settings, self._tell = settings, tell
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -111,6 +113,7 @@ class Units:
             full_refresh=order["full_refresh"],
             schema_mode="evolve" if self._spec.schema == "evolve" else "strict",
             checkpoint=self._task.checkpoint,
+            user_code=self._user_code,
         )
         writer.open()
         self._writer = writer

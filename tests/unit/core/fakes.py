@@ -25,7 +25,7 @@ from sluicegate.core.job import (
     TaskStats,
     TaskStatus,
 )
-from sluicegate.core.ledger import Decide, Done, Ledger, Written, _Creation, _Item, _Urgent
+from sluicegate.core.ledger import Decide, Done, Ledger, Written, _Creation, _Urgent
 from sluicegate.core.plan import Plan
 from sluicegate.core.ports import (
     Accepted,
@@ -343,13 +343,12 @@ class DirectLedger(Ledger):
         super().submit_all(asked)
         self._work()
 
-    def write(self, job_id: str, decide: Decide) -> Written:
-        results: list[Written | BaseException] = []
-        self._queue.put(_Urgent([_Item(job_id, decide, results.append)]))
+    def write_soon(
+        self, job_id: str, decide: Decide, then: Callable[[Job], None] = lambda _: None
+    ) -> Future[Written]:
+        future = super().write_soon(job_id, decide, then)
         self.release()
-        if isinstance(results[0], BaseException):
-            raise results[0]
-        return results[0]
+        return future
 
     def write_all(self, asked: Sequence[tuple[str, Decide]]) -> list[Written | BaseException]:
         results: list[Written | BaseException] = []
@@ -391,6 +390,7 @@ class FakeWorkers:
 
     def __init__(self, capacity: int = 4) -> None:
         self.capacity = capacity
+        self.missing_means: tuple[str, ...] = ()
         self.ahead = 0  # how many more may wait for a worker
         self.handed: list[Assignment] = []
         self.live: dict[str, Assignment] = {}

@@ -112,6 +112,30 @@ def test_the_next_server_settles_what_the_last_could_not_reach(made: Made) -> No
     world.is_idle()
 
 
+def test_the_receipt_says_what_the_platform_lacks(made: Made) -> None:
+    """Who reads it must know how far it can be believed."""
+    world = made(spec(A))
+    world.workers.missing_means = ("children that left the tree are not found",)
+    job_id = world.run()
+    world.cancel(job_id)
+    world.end(A, "cancelled", stage=Stage.CHECKPOINT)
+    assert receipt_of(world, job_id).missing_means == world.workers.missing_means
+
+
+def test_a_clock_that_jumps_does_not_change_how_long_a_stop_took(made: Made) -> None:
+    """Neither of the task nor of the job, in either direction."""
+    for seconds in (86_400.0, -86_400.0):
+        world = made(spec(A))
+        job_id = world.run()
+        world.cancel(job_id)
+        world.clock.jump(seconds)
+        world.later(2)
+        world.end(A, "cancelled", stage=Stage.CHECKPOINT)
+        receipt = receipt_of(world, job_id)
+        assert receipt.latency_ms == pytest.approx(2000, abs=50)
+        assert receipt.stopped[0].latency_ms == pytest.approx(2000, abs=50)
+
+
 def test_an_end_in_the_last_moment_is_an_ordinary_stop(made: Made) -> None:
     """The end and the closing as unconfirmed may be stored together."""
     world = made(spec(A), spec(B))

@@ -70,7 +70,9 @@ class Made:
         self.lake = Lake(str(folder))
         self.refuse: str | None = None
         self.commits = 0
-        self.units = Units(self.order, rows.spec, self.task, {"lake": str(folder)}, self.told)
+        self.units = Units(
+            self.order, rows.spec, self.task, {"lake": str(folder)}, self.told, nullcontext
+        )
 
     def told(self, message: dict[str, Any]) -> None:
         if message["kind"] == "permit":

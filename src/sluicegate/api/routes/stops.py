@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from sluicegate.api.auth import Operator
@@ -59,7 +61,7 @@ def cancel_jobs(
 
 
 @router.post("/{job_id}/cancel", responses=documented(200, CancelShape, problems=[400, 422]))
-def cancel_job(
+async def cancel_job(
     job_id: str,
     caller: Operator,
     service: ServiceDep,
@@ -72,18 +74,22 @@ def cancel_job(
     answer says what a stop in this `mode` would do. 400 `job_not_found`. 400 `job_not_running`: it
     had ended; `job_status` says how. With `if_not_running=ignore` that is 200 and the job as it is.
     """
-    asked = body or CancelJobRequest()
+    asked, manager = body or CancelJobRequest(), service.manager
     try:
         if how.dry_run:
-            return JSONResponse(preview_dict(service.manager.preview_cancel(job_id, asked.mode)))
-        job = service.manager.cancel(job_id, StopRequest(caller.name, asked.reason, asked.mode))
+            preview = await run_in_threadpool(manager.preview_cancel, job_id, asked.mode)
+            return JSONResponse(preview_dict(preview))
+        # A stop waits for the writer alone, and queues for no thread.
+        request = StopRequest(caller.name, asked.reason, asked.mode)
+        job = (await asyncio.wrap_future(manager.cancel_soon(job_id, request))).job
     except JobNotFoundError as error:
         return render_error(error, status=400)  # 400, not 404: the seed's API says so.
     except JobNotRunningError:
         if how.if_not_running == "error":
             raise
-        job = service.manager.header(job_id)
-        return JSONResponse(shown(service, job) | {"message": f"Job {job_id} is not running"})
+        job = await run_in_threadpool(manager.header, job_id)
+        answer = await run_in_threadpool(shown, service, job)
+        return JSONResponse(answer | {"message": f"Job {job_id} is not running"})
     assert job.cancellation is not None
     return JSONResponse(
         {
