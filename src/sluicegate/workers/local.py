@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from sluicegate.core.cancellation import Stage
@@ -131,6 +132,7 @@ class LocalWorkers:
     ) -> None:
         self._capacity, self._settings = capacity, dict(settings)
         self._congested = congested
+        self._missing_means = missing_means()
         self._listener: Callable[[WorkerEvent], None] = lambda _: None
         self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
@@ -196,7 +198,7 @@ class LocalWorkers:
     @property
     def missing_means(self) -> tuple[str, ...]:
         """What this platform lacks to end whole trees."""
-        return missing_means()
+        return self._missing_means
 
     def start(self, listener: Callable[[WorkerEvent], None]) -> None:
         """Fork the pool, libraries loaded."""
@@ -273,7 +275,11 @@ class LocalWorkers:
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:
         """Remove the files that attempts of a task wrote and did not commit."""
-        self._call("clean_up", table=table, task_id=task_id, attempt=attempt)
+        layer, _, name = table.partition(".")
+        folder = Path(self._settings["lake"]) / layer / name
+        # Mostly there is nothing, and no process is needed to say so.
+        if any(folder.glob(f"*{task_id}*")) or any(folder.glob(f"_delta_log/*{task_id}*")):
+            self._call("clean_up", table=table, task_id=task_id, attempt=attempt)
 
     def plan_rollback(self, table: str, job_id: str) -> TableRollback | None:
         """Return how to put a table back to its content before a job; `None`: the job changed nothing there."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 import select
 import signal
@@ -97,7 +96,6 @@ def with_environment(name: str, prefix: str) -> dict[ProcessId, str]:
     return found
 
 
-@functools.cache
 def missing_means() -> tuple[str, ...]:
     """Return, in words for the receipt, which means of stopping whole trees this platform lacks; none on Linux."""
     if IS_LINUX:
