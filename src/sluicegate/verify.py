@@ -35,6 +35,7 @@ from sluicegate.workers.process_tree import (
     is_alive,
     missing_means,
     send_signal,
+    wait_gone,
     with_environment,
 )
 
@@ -127,7 +128,7 @@ def verify(
         # Each has a worker of its own; more would wait for a core, and that is no time of a stop.
         with ThreadPoolExecutor(min(settings.workers, AT_ONCE_MAX)) as several:
             stops = tuple(several.map(check, asked))
-        strays = tuple(trial.end(trial.strays()))
+        strays = trial.end(trial.strays())
     return Proof(stops, strays, time.monotonic() - began, missing_means())
 
 
@@ -187,7 +188,7 @@ class Trial:
         job = self._service.wait(job_id, STOPPED_SECONDS)
         took_ms = (time.monotonic() - asked) * 1000
         survivors = self._survivors(key, record, self._stage(job))
-        return self._told(name, mode, job, took_ms, tuple(self.end(survivors)))
+        return self._told(name, mode, job, took_ms, self.end(survivors))
 
     def _told(
         self, name: str, mode: StopMode, job: Job, took_ms: float, survivors: tuple[str, ...]
@@ -253,11 +254,13 @@ class Trial:
         return sorted((marked | below) - own)
 
     @staticmethod
-    def end(survivors: Sequence[ProcessId]) -> Iterator[str]:
-        """End what should not be there, and say of each what it was."""
+    def end(survivors: Sequence[ProcessId]) -> tuple[str, ...]:
+        """End what should not be there, and say of each what it was. One that is gone is not found again."""
+        told = tuple(f"{process.pid} {command(process)}".strip() for process in survivors)
         for process in survivors:
-            yield f"{process.pid} {command(process)}".strip()
             send_signal(process, signal.SIGKILL)
+        wait_gone(list(survivors))
+        return told
 
 
 def _written(record: Path) -> list[ProcessId]:
