@@ -9,11 +9,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from support import MARK, end_marked, marked
+from support import MARK, end_marked, marked, until
 
 import sluicegate
 from sluicegate.workers import process_tree
-from sluicegate.workers.process_tree import ProcessId, command, find, missing_means
+from sluicegate.workers.process_tree import (
+    ProcessId,
+    command,
+    descendants,
+    find,
+    kill_tree,
+    missing_means,
+)
 
 # What the guard is to orphans: it adopts them, and sweeps. A chain runs for 20 s.
 SWEEPER = """
@@ -85,3 +92,31 @@ def test_the_platform_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert missing_means() == ()
     monkeypatch.setattr(process_tree, "IS_LINUX", False)
     assert any(means.startswith("no subreaper") for means in missing_means())
+
+
+OUTLIVED = """
+import ctypes, subprocess, threading, time
+def run():
+    print(subprocess.Popen(["sleep", "600"], start_new_session=True).pid, flush=True)
+    time.sleep(600)
+threading.Thread(target=run).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_that_outlives_its_first_thread_is_alive_and_is_ended() -> None:
+    """It is shown as a zombie, and runs on: nobody may be told that it is gone."""
+    with subprocess.Popen([sys.executable, "-c", OUTLIVED], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = find(int(process.stdout.readline()))
+        state = Path(f"/proc/{process.pid}/stat")
+        until(
+            lambda: state.read_text().rpartition(") ")[2].startswith("Z"), "its first thread to end"
+        )
+        root = find(process.pid)
+        assert root is not None
+        assert child is not None
+        assert child in descendants(process.pid)
+        assert kill_tree(root) == 2
+        process.wait(20)
+    assert find(child.pid) is None

@@ -254,7 +254,10 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The name is in parentheses and may hold anything, parentheses too: fields count from the last one.
     fields = text[text.rindex(b")") + 2 :].split()
-    return _Stat(int(fields[1]), fields[0].decode(), int(fields[19]))
+    state, threads = fields[0].decode(), int(fields[17])
+    if state == "Z" and threads > 1:
+        state = "S"  # only its first thread has ended: it runs on, and its children are its own
+    return _Stat(int(fields[1]), state, int(fields[19]))
 
 
 def _all_stats() -> list[tuple[int, _Stat]]:
