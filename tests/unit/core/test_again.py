@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,25 +28,6 @@ from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.core.transitions import StopRequest
 
 A, B, SA, GA = "bronze.a", "bronze.b", "silver.a", "gold.a"
-CHAIN = (spec(A), spec(SA, A), spec(GA, SA))
-
-
-@pytest.fixture
-def made() -> Iterator[Made]:
-    """Makes worlds, and looks at each when the test is over."""
-    worlds: list[World] = []
-    logger = logging.getLogger("sluicegate.core")
-
-    def make(*specs: Any, **options: Any) -> World:
-        world = World(*(specs or CHAIN), **options)
-        logger.addHandler(world.failures)
-        worlds.append(world)
-        return world
-
-    yield make
-    for world in worlds:
-        logger.removeHandler(world.failures)
-        world.is_sound()
 
 
 def stopped(world: World, **options: Any) -> str:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from executor_world import STATS, Made, World, spec
 
@@ -22,24 +18,6 @@ from sluicegate.core.receipt import Kept, Receipt, StopOutcome
 
 A, B = "bronze.a", "bronze.b"
 LEASE_SECONDS = 15.0
-
-
-@pytest.fixture
-def made() -> Iterator[Made]:
-    """Makes worlds, and looks at each when the test is over."""
-    worlds: list[World] = []
-    logger = logging.getLogger("sluicegate.core")
-
-    def make(*specs: Any, **options: Any) -> World:
-        world = World(*specs, **options)
-        logger.addHandler(world.failures)
-        worlds.append(world)
-        return world
-
-    yield make
-    for world in worlds:
-        logger.removeHandler(world.failures)
-        world.is_sound()
 
 
 def receipt_of(world: World, job_id: str) -> Receipt:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from executor_world import STATS, Made, World, spec
 
@@ -32,24 +28,6 @@ from sluicegate.core.receipt import Cause, RemoteStop
 from sluicegate.core.transitions import StopRequest
 
 A, B, SA, SB = "bronze.a", "bronze.b", "silver.a", "silver.b"
-
-
-@pytest.fixture
-def made() -> Iterator[Made]:
-    """Makes worlds, and looks at each when the test is over."""
-    worlds: list[World] = []
-    logger = logging.getLogger("sluicegate.core")
-
-    def make(*specs: Any, **options: Any) -> World:
-        world = World(*specs, **options)
-        logger.addHandler(world.failures)
-        worlds.append(world)
-        return world
-
-    yield make
-    for world in worlds:
-        logger.removeHandler(world.failures)
-        world.is_sound()
 
 
 def stop_task(world: World, job_id: str, pipeline: str, mode: StopMode = StopMode.GRACEFUL) -> str:

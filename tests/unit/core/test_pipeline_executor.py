@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from executor_world import STATS, Made, World, spec
+from executor_world import STATS, Made, spec
 
 from sluicegate.core.agenda import STORE_PAUSE_SECONDS
 from sluicegate.core.cancellation import Stage
@@ -27,26 +24,7 @@ from sluicegate.core.transitions import StopRequest
 
 A, B, C = "bronze.a", "bronze.b", "bronze.c"
 SA, GA = "silver.a", "gold.a"
-CHAIN = (spec(A), spec(SA, A), spec(GA, SA))
 REFUSED = "the job is cancelled"
-
-
-@pytest.fixture
-def made() -> Iterator[Made]:
-    """Makes worlds, and looks at each when the test is over."""
-    worlds: list[World] = []
-    logger = logging.getLogger("sluicegate.core")
-
-    def make(*specs: Any, **options: Any) -> World:
-        world = World(*(specs or CHAIN), **options)
-        logger.addHandler(world.failures)
-        worlds.append(world)
-        return world
-
-    yield make
-    for world in worlds:
-        logger.removeHandler(world.failures)
-        world.is_sound()
 
 
 # ------------------------------------------------------------------ order
