@@ -37,10 +37,10 @@ class Reporter(Protocol):
 
 
 class StopCallback:
-    """One registered function. Call this, or leave its `with` block, when the work that it would stop is over.
+    """One registered function. Call this, or reach the end of its `with` block, when the work it would stop is over.
 
     Then it is not called any more. A call that is under way is waited for, two seconds at most, so that it does not
-    hit what comes next on the same connection.
+    hit what comes next on the same connection. A block that the stop itself ends says nothing of the work: see `leave`.
     """
 
     def __init__(
@@ -60,7 +60,9 @@ class StopCallback:
         self.has_returned = False  # some try did
         self.over = False  # the work is: nothing is left to be stopped
         self.began = True
-        self.finished = False  # its thread has nothing more to do
+        self.finished = False
+        self._at_work = threading.Lock()  # held until it has finished
+        self._at_work.acquire()
         self.thread: threading.Thread | None = None
         self.telling = threading.Lock()
         self.told: tuple[str, int] | None = None
@@ -78,7 +80,20 @@ class StopCallback:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self()
+        if error is None:
+            self()
+        else:
+            self._callbacks.leave(self)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until its thread has nothing more to do. An interrupt in the midst of this leaves nothing half-taken."""
+        if self._at_work.acquire(timeout=seconds):
+            self._at_work.release()
+
+    def finish(self) -> None:
+        """Its thread has nothing more to do."""
+        self.finished = True
+        self._at_work.release()
 
     @property
     def outcome(self) -> str:
@@ -107,7 +122,7 @@ class StopCallbacks:
         self._changed = threading.Condition()
         self._all: dict[int, StopCallback] = {}
         self._count = 0
-        self._stopping = False
+        self.stopping = False  # the one flag that a stop of the task was asked for
         self._given_up = False
         self._closed = False
 
@@ -137,7 +152,7 @@ class StopCallbacks:
                 if self._closed:
                     return one
                 self._all[one.number] = one
-                begins = self._stopping
+                begins = self.stopping
             self._tell(one)
             if begins:
                 self._begin([one])
@@ -150,20 +165,32 @@ class StopCallbacks:
                 if one.over:
                     return
                 one.over, one.began = True, began
-                if not self._stopping:
+                if not self.stopping:
                     self._all.pop(one.number, None)
                 self._changed.notify_all()
             self._tell(one)
         if one.thread is not None and one.thread is not threading.current_thread():
             one.thread.join(JOIN_SECONDS)
 
+    def leave(self, one: StopCallback) -> None:
+        """Its block was left by an exception. Once the stop has come that proves nothing: the work may run on.
+
+        A checkpoint in the block is often quicker than the thread that makes the call. So it is not forgotten, and is
+        waited for, two seconds at most; then it goes on beside whatever the task cleans up. Without a stop, and where
+        the work is over when the block is, it is forgotten.
+        """
+        if not self.stopping or one.until_over or not one.is_remote:
+            self.forget(one)
+        elif not self._held_back() and one.thread is not threading.current_thread():
+            one.wait(JOIN_SECONDS)
+
     def stop(self) -> None:
         """The stop has come: call them all, each in a thread of its own, so that none waits for another."""
         with self._changed:
-            if self._stopping or self._closed:
+            if self.stopping:
                 return
-            self._stopping = True
-            waiting = list(self._all.values())
+            self.stopping = True
+            waiting = [] if self._closed else list(self._all.values())
         self._begin(waiting)
 
     def look_again(self) -> None:
@@ -179,13 +206,13 @@ class StopCallbacks:
         with self._changed:
             left = list(self._all.values())
             for one in left:
-                if self._stopping:
+                if self.stopping:
                     # Whatever the task's thread waited for has come back to it.
                     one.until_over = False
                     one.over = one.over or not one.is_remote
                 else:
                     one.over = succeeded
-            self._closed = not self._stopping
+            self._closed = not self.stopping
             self._changed.notify_all()
         while not self._is_settled(left):
             for one in left:
@@ -275,7 +302,7 @@ class StopCallbacks:
 
     def _finish(self, one: StopCallback) -> None:
         with self._changed:
-            one.finished = True
+            one.finish()
             self._changed.notify_all()
 
     def _tell(self, one: StopCallback) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -61,7 +60,6 @@ class Task:
         self.params: Mapping[str, Any] = MappingProxyType(dict(params))
         self.log = log
         self._runtime = runtime
-        self._stop = threading.Event()
         self._shields: list[float] = []
         # For the runner and `sluicegate.remote`; pipelines use `on_cancel`.
         self.callbacks = StopCallbacks(runtime, self._shielded_seconds)
@@ -74,7 +72,7 @@ class Task:
     @property
     def cancelled(self) -> bool:
         """Whether a stop of this task was asked for."""
-        return self._stop.is_set()
+        return self.callbacks.stopping
 
     @property
     def shielded(self) -> bool:
@@ -94,7 +92,7 @@ class Task:
 
     def checkpoint(self) -> None:
         """Stop here if a stop was asked for. Raises: `Cancelled`."""
-        if self._stop.is_set() and not self.shielded:
+        if self.callbacks.stopping and not self.shielded:
             raise Cancelled
         self._passed(time.monotonic())
 
@@ -185,7 +183,6 @@ class Task:
 
         Under a shield the callbacks wait until it ends, or until its time has run out.
         """
-        self._stop.set()
         self.callbacks.stop()
 
     def _shielded_seconds(self) -> float:

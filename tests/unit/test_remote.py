@@ -595,6 +595,19 @@ def test_a_program_and_what_it_started_are_ended(task: Task, told: Told) -> None
     until(lambda: told.remotes[work.what][0] == "confirmed", "its end to be told")
 
 
+def test_a_program_is_ended_also_where_a_checkpoint_is_quicker_than_its_signal(
+    task: Task, told: Told
+) -> None:
+    """A loop that polls leaves the block by the stop itself, maybe before anyone has signalled the program."""
+    with started(TREE, lines=2) as program, pytest.raises(Cancelled):  # noqa: PT012
+        with remote.subprocess(task, program) as work:
+            task.request_stop()
+            task.checkpoint()
+        pytest.fail("it went on")
+    assert program.returncode == -15
+    until(lambda: told.remotes[work.what] == ("confirmed", 1), "its end to be told")
+
+
 def test_a_program_that_does_not_heed_the_signal_is_not_confirmed(
     task: Task, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

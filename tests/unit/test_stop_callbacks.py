@@ -273,6 +273,77 @@ def test_what_is_forgotten_is_not_called(world: World) -> None:
     assert world.last(1) == ("forgotten", 0)
 
 
+class Ended(BaseException):
+    """As `Cancelled`: what a checkpoint in the block raises."""
+
+
+def test_a_block_that_the_stop_ended_is_not_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task polls, and its checkpoint is quicker than the call: the work elsewhere must be stopped all the same."""
+    called = threading.Event()
+    begin = world.callbacks._begin
+    late = threading.Timer(0.05, lambda: begin([one]))
+    monkeypatch.setattr(world.callbacks, "_begin", lambda some: late.start())
+    with pytest.raises(Ended), world.callbacks.add(called.set) as one:  # noqa: PT012
+        world.callbacks.stop()
+        raise Ended
+    assert called.is_set(), "it is waited for: what comes next may be on the same connection"
+    world.callbacks.settle(succeeded=False)
+    assert world.last(1) == ("confirmed", 1)
+
+
+def test_a_block_that_the_stop_ended_goes_on_being_tried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service was not reached at first; the task's own thread has left long ago."""
+    monkeypatch.setattr(stop_callbacks, "JOIN_SECONDS", 0.0)
+    with pytest.raises(Ended), world.callbacks.add(raising(5)):  # noqa: PT012
+        world.callbacks.stop()
+        raise Ended
+    world.callbacks.settle(succeeded=False)
+    assert world.last(1) == ("confirmed", 6)
+
+
+def test_a_block_that_the_stop_ended_under_a_shield_is_not_waited_for(world: World) -> None:
+    """The shield holds the call back, and may itself wait for the end of this very block."""
+    called = threading.Event()
+    world.shield = 60.0
+    began = time.monotonic()
+    with pytest.raises(Ended), world.callbacks.add(called.set):  # noqa: PT012
+        world.callbacks.stop()
+        raise Ended
+    assert time.monotonic() - began < stop_callbacks.JOIN_SECONDS
+    assert not called.is_set()
+    world.shield = 0.0
+    world.callbacks.look_again()
+    world.callbacks.settle(succeeded=False)
+    assert world.last(1) == ("confirmed", 1)
+
+
+@pytest.mark.parametrize("kind", [{"until_over": True}, {"is_remote": False}])
+def test_a_block_whose_work_ends_with_it_is_over_however_it_ends(
+    world: World, kind: dict[str, bool]
+) -> None:
+    """The driver came back, or the program is ended next: no call may hit what follows."""
+    world.shield = 60.0  # so that none was made yet
+    with pytest.raises(Ended), world.callbacks.add(world.hang, **kind):  # noqa: PT012
+        world.callbacks.stop()
+        raise Ended
+    world.callbacks.settle(succeeded=False)
+    assert all(found[2:] in {("unconfirmed", 0), ("forgotten", 0)} for found in world.told.remotes)
+
+
+def test_a_block_that_fails_without_a_stop_is_forgotten(world: World) -> None:
+    """`on_cancel` is for stops: a task that fails cleans up by itself."""
+    called = threading.Event()
+    with pytest.raises(Ended), world.callbacks.add(called.set):
+        raise Ended
+    world.callbacks.stop()
+    world.callbacks.settle(succeeded=False)
+    assert not called.is_set()
+
+
 def test_forgetting_after_the_stop_ends_the_tries(world: World) -> None:
     """The work is over by itself. That the callback never worked is told nevertheless."""
     forget = world.callbacks.add(raising(10**9))

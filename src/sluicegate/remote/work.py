@@ -37,10 +37,13 @@ class RemoteWork:
 
     def __call__(self, *, began: bool = True) -> None:
         """Forget it: the work is over; or it never began."""
+        self._end(lambda: self._callback(began=began))
+
+    def _end(self, callback: Callable[[], object]) -> None:
         if not self._ended:
             self._ended = True
             try:
-                self._callback(began=began)
+                callback()
             finally:
                 self._at_end()
 
@@ -58,6 +61,6 @@ class RemoteWork:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self()
+        self._end(lambda: self._callback.__exit__(kind, error, trace))
         if isinstance(error, Exception):
             self._task.checkpoint()
