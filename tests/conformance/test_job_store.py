@@ -723,6 +723,18 @@ def test_a_heartbeat_makes_an_executor_known_and_moves_its_beat(store: Store) ->
     assert store.executors() == [early, replace(late, beat=7)]
 
 
+def test_an_executor_that_has_ended_is_forgotten(store: Store) -> None:
+    """Nobody should wait for its lease to run out; and a list of all that ever were would only grow."""
+    first, second = Executor("e1", "host", 1, T0), Executor("e2", "host", 2, T0)
+    store.beat(first)
+    store.beat(second)
+    store.forget_executor("e1")
+    store.forget_executor("never-was")
+    assert store.executors() == [second]
+    store.beat(first)
+    assert {executor.executor_id for executor in store.executors()} == {"e1", "e2"}
+
+
 def test_keys_are_found_by_hash_and_revoked_by_name(store: Store) -> None:
     first = ApiKey("ci", "operator", "hash-1", T0)
     other = ApiKey("me", "admin", "hash-2", T0 + timedelta(seconds=1))
@@ -795,6 +807,30 @@ def test_two_openings_of_one_store_see_each_other(
         assert other.get(seen.job_id) == seen
         assert kinds(other.commit([change(seen, status=JobStatus.CANCELLED)])) == [Accepted]
         assert kinds(store.commit([change(seen, status=JobStatus.SUCCESS)])) == [Refused]
+    finally:
+        other.close()
+
+
+def test_who_watches_is_told_of_what_others_commit(
+    store: Store, open_again: Callable[[], Store]
+) -> None:
+    """A stop that another server has decided must not wait until somebody happens to look."""
+    told = threading.Event()
+    unwatch = store.watch(told.set)
+    other = open_again()
+    try:
+        seen = stored(other, job(1))
+        for n in range(3):
+            told.clear()
+            [outcome] = other.commit([change(seen, events=(event(seen, f"{n}"),))])
+            assert isinstance(outcome, Accepted)
+            seen = outcome.job
+            assert told.wait(30), "nobody was told"
+            assert [e.type for e in store.events()][-1] == f"{n}"
+        unwatch()
+        told.clear()
+        other.commit([change(seen, events=(event(seen, "last"),))])
+        assert not told.wait(1), "it was called after its end"
     finally:
         other.close()
 

@@ -168,6 +168,10 @@ class JobStore(Protocol):
         """Return every executor that ever beat and was not forgotten, oldest first."""
         ...
 
+    def forget_executor(self, executor_id: str) -> None:
+        """Let go of an executor that has ended, or was taken over. One that is not known is no error."""
+        ...
+
     def close(self) -> None:
         """Let go of files and connections; nothing accepted is lost."""
         ...
@@ -194,6 +198,16 @@ class Journal(Protocol):
 
     def last_event_id(self) -> int:
         """Return the highest event id, 0 when there is none."""
+        ...
+
+    def watch(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Call `told`, on a thread of the store's, soon after events were committed by anyone, here or elsewhere.
+
+        A hint: it may come late, more than once, or for nothing; after the store was out of reach it comes again. It
+        must not block, and must not raise.
+
+        Returns: call it to end that; afterwards `told` is not called any more.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, bindparam, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, update
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -68,6 +68,7 @@ class SqlStore:
         reading: Makes the connections that read; each transaction sees one state of the database.
         insert: The dialect's `insert`, which knows upserts.
         mend: What a user can do about an error of the driver, by its text.
+        watch: Does what `core.ports.Journal.watch` says.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class SqlStore:
         reading: Engine,
         insert: Callable[[Table], Any],
         mend: Callable[[str], str],
+        watch: Callable[[Callable[[], None]], Callable[[], None]],
     ) -> None:
-        self._where, self._mend = where, mend
+        self._where, self._mend, self._watch = where, mend, watch
+        self._unwatch: list[Callable[[], None]] = []
         self._writing, self._reading = writing, reading
         self._write_lock = threading.Lock()
         self._writer: Connection | None = None
@@ -208,6 +211,11 @@ class SqlStore:
             rows = connection.execute(select(executors).order_by(*order)).mappings()
             return [codec.decode_executor(row) for row in rows]
 
+    def forget_executor(self, executor_id: str) -> None:
+        """Let go of an executor that has ended, or was taken over."""
+        with self._write() as connection:
+            connection.execute(delete(executors).where(executors.c.executor_id == executor_id))
+
     # ---------------------------------------------------------------- journal
 
     def append_logs(self, entries: Sequence[LogEntry]) -> None:
@@ -243,6 +251,12 @@ class SqlStore:
         """Return the highest event id that was given out, 0 when there is none."""
         with self._read() as connection:
             return connection.scalar(_LAST_EVENT_ID) or 0
+
+    def watch(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Call `told` soon after anyone has committed, until what is returned is called."""
+        unwatch = self._watch(told)
+        self._unwatch.append(unwatch)
+        return unwatch
 
     # ---------------------------------------------------------------- keys
 
@@ -283,6 +297,8 @@ class SqlStore:
 
     def close(self) -> None:
         """Let go of files and connections; nothing accepted is lost. May be called twice."""
+        while self._unwatch:
+            self._unwatch.pop()()
         with self._write_lock:
             self._closed = True
             if self._writer is not None:

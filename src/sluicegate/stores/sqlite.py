@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ from sluicegate.stores.sql import SqlStore
 
 _READERS_MAX: Final = 8
 _BUSY_SECONDS: Final = 10
+# What matters at once is told within the process; this is for others, a command line say.
+_WATCH_SECONDS: Final = 0.5
 
 _PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # a commit that was answered survives a loss of power
@@ -64,7 +68,42 @@ def open_sqlite(path: str) -> SqlStore:
         ),
         insert=insert,
         mend=_mend,
+        watch=lambda told: _watch(path, told),
     )
+
+
+def _watch(path: str, told: Callable[[], None]) -> Callable[[], None]:
+    """Call `told` when the database has changed. SQLite tells nobody of a commit, so it is asked, twice a second.
+
+    Source: sqlite.org, `PRAGMA data_version`: it differs once another connection has committed.
+    """
+    ended = threading.Event()
+
+    def look() -> None:
+        connection: sqlite3.Connection | None = None
+        seen: int | None = None
+        while not ended.wait(_WATCH_SECONDS):
+            try:
+                if connection is None:
+                    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error:
+                continue  # it is looked at again, and what came meanwhile is a change
+            if version != seen:
+                seen = version
+                told()
+        if connection is not None:
+            connection.close()
+
+    thread = threading.Thread(target=look, name="store-watch", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        if thread is not threading.current_thread():
+            thread.join()
+
+    return end
 
 
 def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...] = ()) -> Engine:

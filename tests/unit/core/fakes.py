@@ -80,6 +80,7 @@ class Memory:
     events: list[Event] = field(default_factory=list)
     logs: list[LogEntry] = field(default_factory=list)
     executors: dict[str, Executor] = field(default_factory=dict)
+    watchers: list[Callable[[], None]] = field(default_factory=list)
     keys: list[ApiKey] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -163,7 +164,10 @@ class MemoryStore:
         with self._open() as kept:
             self.commits.append(len(changes))
             spoiled: set[str] = set()
-            return [self._judge(kept, change, spoiled) for change in changes]
+            outcomes = [self._judge(kept, change, spoiled) for change in changes]
+        for told in list(self.memory.watchers):
+            told()
+        return outcomes
 
     def beat(self, executor: Executor) -> None:
         with self._open() as kept:
@@ -173,6 +177,10 @@ class MemoryStore:
     def executors(self) -> Sequence[Executor]:
         with self._open() as kept:
             return sorted(kept.executors.values(), key=lambda e: e.started_at)
+
+    def forget_executor(self, executor_id: str) -> None:
+        with self._open() as kept:
+            kept.executors.pop(executor_id, None)
 
     def close(self) -> None:
         self._closed = True
@@ -207,6 +215,14 @@ class MemoryStore:
     def last_event_id(self) -> int:
         with self._open() as kept:
             return len(kept.events)
+
+    def watch(self, told: Callable[[], None]) -> Callable[[], None]:
+        def end() -> None:
+            if told in self.memory.watchers:
+                self.memory.watchers.remove(told)
+
+        self.memory.watchers.append(told)
+        return end
 
     # ---------------------------------------------------------------- keys
 
