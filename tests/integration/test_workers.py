@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import SLACK, Here, descriptors, find, gone, kill, until
@@ -485,6 +486,20 @@ def test_a_guard_or_zygote_that_dies_is_replaced(here: Here, who: list[str]) -> 
     assert not {p for p in before if not gone(p)}
     assert job.status is JobStatus.FAILED
     assert "its worker died" in (here.task(job_id).error or "")
+    again = here.run("bronze.pid")
+    assert here.job(again).status is JobStatus.SUCCESS
+
+
+def test_a_guard_and_a_zygote_that_are_seen_to_die_at_once_are_replaced(here: Here) -> None:
+    """What the first is done about closes the channel of the second; the one thread that listens must live."""
+    here.run("bronze.pid")
+    workers: Any = here.service.tables
+    pids = here.guard, here.zygote
+    with workers._lock:
+        workers._wake()  # it has looked, and waits for the lock
+        both = [kill(pid) for pid in pids]
+        until(lambda: all(map(gone, both)), "both dead")
+        time.sleep(0.1)  # the ends of their sockets are closed a moment later
     again = here.run("bronze.pid")
     assert here.job(again).status is JobStatus.SUCCESS
 

@@ -431,7 +431,8 @@ class LocalWorkers:
                 self._ask_again_when_due()
                 self._resume_paused()
                 for key, _ in ready:
-                    if key.fileobj in self._selector.get_map():
+                    # What was handled before may have closed it; its number may even be another's by now.
+                    if self._selector.get_map().get(key.fd) is key:
                         self._handle_safely(key.data)
 
     def _pause_seconds(self) -> float | None:
