@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sluicegate.clock import SystemClock
 from sluicegate.config import Settings
+from sluicegate.core.following import Follower
 from sluicegate.core.hub import Hub
+from sluicegate.core.ids import new_id
 from sluicegate.core.job import Event, Job
 from sluicegate.core.job_manager import Catalog, JobManager
 from sluicegate.core.keys import create_key
@@ -24,7 +26,14 @@ from sluicegate.core.ledger import Ledger
 from sluicegate.core.pipeline_executor import PipelineExecutor
 from sluicegate.core.ports import Store, Tables
 from sluicegate.errors import SluicegateError
-from sluicegate.home import ADMIN_KEY_NAME, announced, locked, session_secret, write_private
+from sluicegate.home import (
+    ADMIN_KEY_NAME,
+    announced,
+    locked,
+    session_secret,
+    succeeded,
+    write_private,
+)
 from sluicegate.stores import open_store
 
 if TYPE_CHECKING:
@@ -100,8 +109,9 @@ def open_local(settings: Settings) -> Iterator[LocalService]:
     """Open the store of a home for a command; nothing is executed."""
     tables = cast(Tables, _Lazily(settings))
     with ExitStack() as stack:
-        store, ledger, hub = _open_ledger(settings, stack)
-        del hub
+        store = _open_store(settings, stack)
+        ledger = Ledger(store, lambda _: None)
+        stack.callback(ledger.close)
         manager = JobManager(store, ledger, SystemClock(), Catalog(), tables=tables)
         yield LocalService(manager, store, tables)
 
@@ -161,7 +171,10 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
     """Start every part; `stack` stops them in the opposite order."""
     from sluicegate.workers.local import LocalWorkers
 
-    store, ledger, hub = _open_ledger(settings, stack)
+    store, hub = _open_store(settings, stack), Hub()
+    follower = Follower(store, hub)
+    ledger = Ledger(store, follower.wrote)
+    stack.callback(ledger.close)
     settings.landing.mkdir(parents=True, exist_ok=True)
     workers = LocalWorkers(
         settings.workers,
@@ -173,6 +186,7 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
     catalog = _load(workers, target) if target is not None else Catalog()
     clock = SystemClock()
     manager = JobManager(store, ledger, clock, catalog, tables=workers)
+    executor_id = new_id()
     executor = PipelineExecutor(
         store=store,
         ledger=ledger,
@@ -182,25 +196,26 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
         hub=hub,
         clock=clock,
         lease_seconds=settings.lease_seconds,
+        executor_id=executor_id,
+        predecessors=succeeded(settings.home, executor_id),
     )
     manager.wake = executor.wake
-    manager.executor_id = executor.executor_id
+    manager.owner = executor.owner_of_new
     manager.rollbacks.freed = executor.tables_freed
     manager.outlook = executor.outlook
+    follower.start(executor.hear)
+    stack.callback(follower.close)
     executor.start()
     started.pop_all()
     stack.callback(executor.close)
     return RunningService(manager, store, workers, hub, executor, catalog)
 
 
-def _open_ledger(settings: Settings, stack: ExitStack) -> tuple[Store, Ledger, Hub]:
+def _open_store(settings: Settings, stack: ExitStack) -> Store:
     settings.home.mkdir(parents=True, exist_ok=True)
     store = open_store(settings.store)
     stack.callback(store.close)
-    hub = Hub()
-    ledger = Ledger(store, hub.publish)
-    stack.callback(ledger.close)
-    return store, ledger, hub
+    return store
 
 
 def _load(workers: Any, target: str) -> Catalog:

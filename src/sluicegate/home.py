@@ -17,6 +17,8 @@ LOCK_NAME: Final = "lock"
 SERVER_NAME: Final = "server.json"
 ADMIN_KEY_NAME: Final = "admin.key"
 SESSION_KEY_NAME: Final = "session.key"
+EXECUTORS_NAME: Final = "executors.json"
+EXECUTORS_MAX: Final = 100
 OWNER_ONLY: Final = 0o600
 
 
@@ -74,6 +76,20 @@ def announced(home: Path, url: str, started_at: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def succeeded(home: Path, executor_id: str) -> list[str]:
+    """Write down who executes on this home from now on. Returns who did before, and has ended: the home is held.
+
+    A store that several homes share does not say which of its executors were of this one.
+    """
+    path = home / EXECUTORS_NAME
+    try:
+        before = [str(one) for one in json.loads(path.read_bytes())]
+    except (FileNotFoundError, ValueError):
+        before = []
+    write_private(path, json.dumps([*before, executor_id][-EXECUTORS_MAX:]).encode())
+    return before
 
 
 def session_secret(home: Path) -> bytes:

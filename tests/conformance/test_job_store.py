@@ -711,6 +711,21 @@ def test_a_line_with_characters_that_no_database_holds_is_kept(store: Store) -> 
     assert store.logs(seen.job_id)[0].message == "a\ufffdb\ufffdc ünï \U0001f6d1"
 
 
+def test_unclaimed_are_those_that_nobody_holds_in_the_order_of_service(store: Store) -> None:
+    """Executors with room take the most urgent first, and none that another one runs or that is over."""
+    low, high, older = job(1, priority=-1), job(5, priority=7), job(3)
+    held, over, newer = job(2, executor_id="e1", lease=1), job(4, completed_at=T0), job(6)
+    for one in (newer, low, held, over, high, older):
+        stored(store, one)
+    assert [j.job_id for j in store.unclaimed(10)] == [
+        one.job_id for one in (high, older, newer, low)
+    ]
+    assert [j.job_id for j in store.unclaimed(2)] == [high.job_id, older.job_id]
+    seen = store.get(high.job_id)
+    store.commit([change(seen, executor_id="e1", lease=1)])
+    assert [j.job_id for j in store.unclaimed(2)] == [older.job_id, newer.job_id]
+
+
 # ------------------------------------------------------------------ executors and keys
 
 

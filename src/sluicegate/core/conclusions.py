@@ -45,7 +45,7 @@ def conclude(
     stopping: TaskStopping | None,
     spec: PipelineSpec | None,
     *,
-    closing: bool,
+    handing_back: str | None,
     now: datetime,
     monotonic: float,
     remote: tuple[RemoteStop, ...] = (),
@@ -55,7 +55,7 @@ def conclude(
     Args:
         stopping: The stop that was under way, whether it or something else ended the attempt.
         spec: Of its pipeline; `None` when that is not in the code any more.
-        closing: Whether this executor hands its jobs back.
+        handing_back: Why the attempt is taken from this executor, where it was; another will follow.
         remote: What became of its work elsewhere.
     """
     own_timeout = stopping is not None and stopping.is_own_timeout
@@ -66,8 +66,8 @@ def conclude(
         event, stopping, error = TaskEvent.SUCCEED, None, None
     elif stopping is not None and not own_timeout:
         event, error = TaskEvent.CANCEL, None
-    elif closing and not job.is_terminal:
-        event, message = TaskEvent.WAIT, "handed back: the server was told to stop"
+    elif handing_back is not None and not job.is_terminal:
+        event, message = TaskEvent.WAIT, f"handed back: {handing_back}"
     elif ended.again and record.attempt <= REDONE_MAX:
         event = TaskEvent.WAIT
     elif retries_left > 0 and not job.is_terminal and message != RECOVERIES_EXHAUSTED:

@@ -174,9 +174,8 @@ class JobManager:
         self.wake = wake
         # What stops of a job's running tasks would cost, by task id; the executor knows.
         self.outlook: Callable[[str], Mapping[str, Outlook]] = lambda _: {}
-        self.executor_id: str | None = (
-            None  # whose jobs new ones are from the start, sparing a claim
-        )
+        # Whose a new job is from the start, which spares a claim.
+        self.owner: Callable[[], str | None] = lambda: None
 
     # ---------------------------------------------------------------- run
 
@@ -206,6 +205,7 @@ class JobManager:
                 f"no pipeline is declared in {', '.join(request.layers)}",
                 mend="the layers are bronze, silver and gold; list the pipelines to see what is declared",
             )
+        owner = self.owner()
         job = Job(
             job_id=new_id(),
             job_name=request.job_name or _default_name(request),
@@ -221,8 +221,8 @@ class JobManager:
             full_refresh=request.full_refresh,
             code_version=self.catalog.code_version,
             idempotency_key=idempotency_key,
-            executor_id=self.executor_id,
-            lease=1 if self.executor_id else 0,
+            executor_id=owner,
+            lease=1 if owner else 0,
         )
         created = Event(
             "job.created", job.job_id, job.created_at, data={"status": job.status.value}
@@ -504,6 +504,7 @@ class JobManager:
 
     def _again(self, job: Job, plan: Plan, user_id: str, trigger: str, now: datetime) -> Job:
         """A new job that runs `plan` as `job` was asked to."""
+        owner = self.owner()
         return Job(
             job_id=new_id(),
             job_name=job.job_name,
@@ -518,8 +519,8 @@ class JobManager:
             timeout_seconds=job.timeout_seconds,
             full_refresh=job.full_refresh,
             code_version=self.catalog.code_version,
-            executor_id=self.executor_id,
-            lease=1 if self.executor_id else 0,
+            executor_id=owner,
+            lease=1 if owner else 0,
         )
 
     def _check_declared(self, plan: Plan) -> None:

@@ -25,6 +25,7 @@ class JobRun:
         self.taken: set[str] = set()
         self.stop_seen_at: float | None = None  # monotonic; of a stop that came while it was held
         self.queued = False  # whether the executor has it in line for a worker
+        self.is_leaving = False  # it is being given to other executors, and starts nothing here
         self._index = {step.pipeline: n for n, step in enumerate(plan.steps)}
         self._upstream_left = {step.pipeline: len(step.depends_on) for step in plan.steps}
         self._ended: set[str] = set()
@@ -47,6 +48,12 @@ class JobRun:
     def order(self) -> tuple[int, str]:
         """Who is served first: higher priority, then the older job."""
         return -self.job.priority, self.job.job_id
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of it ever started or is about to."""
+        started = self.job.started_at is not None or self.records or self.taken
+        return not (started or self.job.is_terminal or self.is_leaving)
 
     @property
     def ready_count(self) -> int:

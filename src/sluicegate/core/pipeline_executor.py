@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -46,6 +46,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import JobManager, RunRequest, close_job, task_finished
 from sluicegate.core.job_run import JobRun
+from sluicegate.core.lease import LeaseKeeper, Orphans
 from sluicegate.core.ledger import Ledger, Written
 from sluicegate.core.pace import Outlook, Pace
 from sluicegate.core.ports import (
@@ -96,6 +97,16 @@ LOAD_SECONDS: Final = 60.0
 SHORT_TASK_SECONDS: Final = 0.02
 WIDE_TASKS_MIN: Final = 32
 MEAN_OF_TASKS: Final = 8
+# Of its capacity: how much waiting work an executor keeps to itself where others could do it.
+AHEAD_OF_OTHERS: Final = 2
+RELEASED_AT_ONCE_MAX: Final = 256
+
+# What others commit, and what it is to this executor.
+_DECISIONS: Final = frozenset({"job.cancelled", "job.escalated", "job.claimed", "task.stopping"})
+_OFFERS: Final = frozenset({"job.created", "job.released", "job.resumed"})
+_ENDS: Final = frozenset({"task.finished", "task.waiting"})
+_TOLD_TO_END: Final = "the server was told to stop"
+_OUT_OF_TOUCH: Final = "the store was out of reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,7 @@ class _Active:
     progress_stored: float = 0.0
     progress_told: float = 0.0
     over: bool = False  # nothing that was asked while it ran may be stored after its end
+    given_up: bool = False  # it is ended because the lease could not be renewed
 
 
 _Message = _Woken | WorkerEvent
@@ -147,6 +159,8 @@ class PipelineExecutor:
 
     Args:
         lease_seconds: How long others wait before they take over the jobs of an executor that fell silent.
+        executor_id: Its name in the store; never used before.
+        predecessors: Executors that are known to have ended: they held the same home.
     """
 
     def __init__(
@@ -160,14 +174,28 @@ class PipelineExecutor:
         hub: Hub,
         clock: Clock,
         lease_seconds: float = 15.0,
+        executor_id: str | None = None,
+        predecessors: Collection[str] = (),
     ) -> None:
         self._store, self._ledger, self._manager = store, ledger, manager
         self._workers, self._tables, self._hub, self._clock = workers, tables, hub, clock
         self._lease_seconds = lease_seconds
-        self._identity = Executor(new_id(), socket.gethostname(), os.getpid(), clock.now())
         # A cache of the jobs that are stopping here; the store is the truth.
         self.cancelled_jobs: set[str] = set()
         self._agenda: Agenda[_Message] = Agenda(clock, ledger, self._take, self._drop)
+        self._lease = LeaseKeeper(
+            Executor(executor_id or new_id(), socket.gethostname(), os.getpid(), clock.now()),
+            store=store,
+            clock=clock,
+            agenda=self._agenda,
+            lease_seconds=lease_seconds,
+            predecessors=predecessors,
+            lost=self._lose_touch,
+            regained=self._look_again,
+            found=self._found,
+            looked=self._share_out,
+        )
+        self._may_be_unclaimed = self._is_fetching = False
         self._runs: dict[str, JobRun] = {}
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
@@ -189,20 +217,43 @@ class PipelineExecutor:
     @property
     def executor_id(self) -> str:
         """Who claims jobs here."""
-        return self._identity.executor_id
+        return self._lease.identity.executor_id
+
+    def owner_of_new(self) -> str | None:
+        """Whose a job that is created here should be: this executor's, or nobody's while others may have more room."""
+        return self.executor_id if not self._closing and self._room() > 0 else None
 
     def start(self) -> None:
         """Begin to claim and run jobs; what a dead executor left unfinished is taken up first."""
         global _current
         _current = self
         self._workers.start(self._agenda.put)
-        self._agenda.post(self._beat)
-        self._agenda.post(self._recover)
+        self._agenda.post(self._lease.round)
+        self._agenda.post(self._finish_rollbacks_aside)
         self._thread.start()
 
     def wake(self, job_id: str, job: Job | None = None) -> None:
         """Look at a job now: it was created, or a stop was decided. `job` is its header as it was stored then."""
         self._agenda.put(_Woken(job_id, job))
+
+    def hear(self, events: Sequence[Event]) -> None:
+        """Act on what other processes have committed. From any thread. Raises: `StoreUnavailableError`."""
+        decided = {event.job_id for event in events if event.type in _DECISIONS}
+        jobs = self._store.get_many(list(decided)) if decided else {}
+        freed = {str(event.data["pipeline"]) for event in events if event.type in _ENDS}
+        freed.update(*(e.data["tables"] for e in events if e.type == "job.rolled_back"))
+        offers = any(event.type in _OFFERS for event in events)
+
+        def act() -> None:
+            self._may_be_unclaimed |= offers
+            for job in jobs.values():
+                self._look_at(job)
+            for table in freed:
+                if self._book.holder(table) not in self._runs:
+                    self._book.forget(table)
+                    self._table_is_free(table)
+
+        self._agenda.post(act)
 
     def tables_freed(self, tables: Sequence[str]) -> None:
         """Look at tables now: a rollback, which took them without this executor, has let go of them."""
@@ -267,6 +318,7 @@ class PipelineExecutor:
         self._closed.wait(HAND_BACK_SECONDS + 10)
         self._workers.close()
         self._side.shutdown(wait=True, cancel_futures=True)
+        self._lease.close()
 
     # ---------------------------------------------------------------- the loop
 
@@ -317,6 +369,7 @@ class PipelineExecutor:
                 if stage is Stage.KILL:
                     self._expect_end(stopping.task_id)
         self._agenda.safely(self._fill_workers)
+        self._take_offers()
         touched, self._touched = self._touched, {}
         for run in touched.values():
             if self._closing or not self._is_held(run):
@@ -362,26 +415,119 @@ class PipelineExecutor:
                 self._saw(run, job)
             else:
                 self._drop(job_id)
-        elif job.is_settled or self._closing:
+        elif job.is_settled or self._is_leaving:
             return
         elif any(active.run.job.job_id == job_id for active in self._active.values()):
             # Its tasks of an earlier holding are being ended here; only then may they run again.
             self._agenda.pause(lambda: self._look_at(self._store.get(job_id)))
         elif job.executor_id == self.executor_id:
             self._adopt(job)
-        else:
+        elif job.executor_id is None:
+            # Closing what was stopped before it began takes no worker.
+            if job.is_terminal or self._room() > 0:
+                self._claim(job)
+            self._may_be_unclaimed = True
+        elif job.executor_id in self._lease.members.ended:
             self._claim(job)
 
-    def _recover(self) -> None:
-        unfinished = list(self._store.unfinished())
-        # What a stop could not reach before has no end yet, though its job has.
-        holding = {writer.job_id for writer in self._store.held_writers() if writer.job_id}
-        held = [self._store.get(job_id) for job_id in holding - {j.job_id for j in unfinished}]
-        for job in (*unfinished, *(job for job in held if not job.is_settled)):
-            # One that was created here meanwhile has its own message.
-            if job.job_id not in self._runs and job.executor_id != self.executor_id:
+    def _found(self, orphans: Orphans) -> None:
+        """Take up what an executor that has ended left, and what was handed back, as far as there is room for it."""
+        if self._is_leaving:
+            return
+        for job in orphans.left:
+            if job.job_id not in self._runs:
                 self._claim(job)
-        self._finish_rollbacks_aside()
+        for job in orphans.unclaimed:
+            if job.job_id not in self._runs:
+                self._look_at(job)
+        if orphans.left:
+            self._finish_rollbacks_aside()
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether nothing may be taken up or started: the server ends, or its lease could not be renewed."""
+        return self._closing or self._lease.out_of_touch
+
+    def _room(self) -> int:
+        """How much more work that waits should come here. Without others all of it does."""
+        if not self._lease.members.others:
+            return RELEASED_AT_ONCE_MAX
+        waiting = len(self._line) + len(self._active) + len(self._starting)
+        return AHEAD_OF_OTHERS * self._workers.capacity - waiting
+
+    def _take_offers(self) -> None:
+        """Claim jobs that nobody holds, while there is room for them."""
+        room = self._room()
+        if not self._may_be_unclaimed or self._is_fetching or self._is_leaving or room <= 0:
+            return
+        self._is_fetching = True
+
+        def fetch() -> None:
+            try:
+                jobs = self._store.unclaimed(room)
+            except StoreUnavailableError as error:
+                log.warning("store_unavailable error=%s", error.what)
+                self._agenda.post(lambda: self._agenda.pause(lambda: claim([])))
+            else:
+                self._agenda.post(lambda: claim(jobs))
+
+        def claim(jobs: Sequence[Job]) -> None:
+            self._is_fetching = False
+            self._may_be_unclaimed = len(jobs) == room
+            for job in jobs:
+                if job.job_id not in self._runs and not self._is_leaving:
+                    self._claim(job)
+
+        self._side.submit(fetch)
+
+    def _share_out(self) -> None:
+        """Let go of jobs that wait here for a worker, for others to claim: those whose turn comes last."""
+        if not self._lease.members.others or self._is_leaving:
+            return
+        self._may_be_unclaimed = True
+        surplus = min(-self._room(), RELEASED_AT_ONCE_MAX)
+        waiting = [run for _, _, run in self._line if self._is_held(run) and run.is_untouched]
+        for run in sorted(waiting, key=lambda run: run.order, reverse=True)[: max(0, surplus)]:
+            run.is_leaving = True
+            self._give_away(run)
+
+    def _give_away(self, run: JobRun) -> None:
+        now = self._clock.now()
+
+        def decide(job: Job) -> Change | None:
+            if job.status is not JobStatus.PENDING or not self._mine(job, run):
+                return None
+            return _released(job, now)
+
+        def then(written: Written) -> None:
+            run.is_leaving = False
+            if not self._is_held(run):
+                return
+            if written.changed:
+                self._drop(run.job.job_id)
+            else:
+                self._heard(run, written)
+                self._queue(run)
+
+        self._agenda.write(run.job.job_id, decide, then)
+
+    def _lose_touch(self) -> None:
+        """The lease could not be renewed: others may start the tasks anew, so they are ended here."""
+        for task_id, active in self._active.items():
+            active.given_up = True
+            self._workers.deliver(task_id, Stage.KILL)
+            self._expect_end(task_id)
+
+    def _look_again(self) -> None:
+        """The lease was renewed after all: go on with what nobody has taken over."""
+        self._agenda.safely(self._read_runs)
+
+    def _read_runs(self) -> None:
+        for job in self._store.get_many(list(self._runs)).values():
+            self._look_at(job)
+            if (run := self._runs.get(job.job_id)) is not None:
+                self._queue(run)
+                self._touched[job.job_id] = run
 
     def _finish_rollbacks_aside(self) -> None:
         self._side.submit(self._finish_rollbacks)
@@ -621,11 +767,12 @@ class PipelineExecutor:
 
     def _fill_workers(self) -> None:
         at_work = len(self._active) + len(self._starting)
-        while self._line and not self._closing:
+        while self._line and not self._is_leaving:
             run = self._line[0][-1]
             if at_work >= self._workers.capacity + self._ahead(run):
                 break
-            pipeline = run.take() if self._is_held(run) and not run.job.is_terminal else None
+            may_start = self._is_held(run) and not run.job.is_terminal and not run.is_leaving
+            pipeline = run.take() if may_start else None
             if pipeline is None:
                 heapq.heappop(self._line)
                 run.queued = False
@@ -680,7 +827,7 @@ class PipelineExecutor:
             started, task = start_task(job, record, now)
             spec = self._manager.catalog.specs.get(pipeline)
             came_to = conclude(
-                started, task, ended, None, spec, closing=False, now=now, monotonic=0.0
+                started, task, ended, None, spec, handing_back=None, now=now, monotonic=0.0
             )
             after, task = end_attempt(started, came_to.record, came_to.ended)
             return after, task, came_to.ended, came_to.pause_seconds
@@ -806,7 +953,7 @@ class PipelineExecutor:
         for assignment in handing:
             run = self._active[assignment.task_id].run
             stopped = run.job.is_terminal or assignment.task_id in run.job.task_stops
-            if self._is_held(run) and not stopped and not self._closing:
+            if self._is_held(run) and not stopped and not self._is_leaving:
                 self._workers.run(assignment)
                 continue
             stats = run.records[assignment.spec.pipeline_id].stats
@@ -876,7 +1023,7 @@ class PipelineExecutor:
         active.heard_at = self._clock.monotonic()
         run.records[pipeline] = replace(record, permits=record.permits + 1)
         draining = run.job.cancellation is not None and run.job.cancellation.mode == StopMode.DRAIN
-        alone = task_id in self._stops or (self._closing and not draining)
+        alone = task_id in self._stops or active.given_up or (self._closing and not draining)
         refusal: list[str | None] = [None]
 
         def decide(job: Job) -> Change | None:
@@ -999,17 +1146,17 @@ class PipelineExecutor:
                 timer.cancel()
         remote = tuple(active.remote.values())
         run, record = active.run, active.run.records[active.pipeline]
+        conclude = partial(
+            self._conclude, run, record, remote=remote, given_up=active.given_up, stopping=stopping
+        )
         if ended.outcome == "lost":
             self._clean_up(record)
         if not self._is_held(run):
             return
         if ended.outcome == "lost" or says_too_little(record, ended):
-            self._settle(
-                record,
-                lambda settled: self._conclude(run, record, told(ended, settled), stopping, remote),
-            )
+            self._settle(record, lambda settled: conclude(told(ended, settled)))
         else:
-            self._conclude(run, record, ended, stopping, remote)
+            conclude(ended)
 
     def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
         """Read the table's log aside; the table is the truth after a crash.
@@ -1057,7 +1204,7 @@ class PipelineExecutor:
             if settled.complete or stopping is not None or run.job.is_terminal or exhausted:
                 message = RECOVERIES_EXHAUSTED if exhausted and not run.job.is_terminal else None
                 ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
-                self._conclude(run, record, told(ended, settled), stopping)
+                self._conclude(run, record, told(ended, settled), stopping=stopping)
             elif self._is_held(run):
                 why = "taken up again after a crash"
                 wait = Ended(TaskEvent.WAIT, self._clock.now(), settled.stats, why)
@@ -1090,13 +1237,18 @@ class PipelineExecutor:
         run: JobRun,
         record: TaskRecord,
         ended: TaskEnded,
+        *,
         stopping: TaskStopping | None,
         remote: tuple[RemoteStop, ...] = (),
+        given_up: bool = False,
     ) -> None:
         """Decide what an attempt came to, and store it."""
         if not self._is_held(run):
             return
-        if stopping is None and is_stopped(run.job, record, ended, closing=self._closing):
+        handing_back = _TOLD_TO_END if self._closing else _OUT_OF_TOUCH if given_up else None
+        if stopping is None and is_stopped(
+            run.job, record, ended, closing=handing_back is not None
+        ):
             stopping = self._stopped_elsewhere(run, record, Stage.CHECKPOINT)
         conclusion = conclude(
             run.job,
@@ -1104,7 +1256,7 @@ class PipelineExecutor:
             ended,
             stopping,
             self._manager.catalog.specs.get(record.pipeline),
-            closing=self._closing,
+            handing_back=handing_back,
             now=self._clock.now(),
             monotonic=self._clock.monotonic(),
             remote=remote,
@@ -1175,15 +1327,7 @@ class PipelineExecutor:
                 self._queue(run)
                 return
 
-    # ---------------------------------------------------------------- heartbeat and the end
-
-    def _beat(self) -> None:
-        self._identity = replace(self._identity, beat=self._identity.beat + 1)
-        self._agenda.later(self._lease_seconds / 3, self._beat)
-        try:
-            self._store.beat(self._identity)
-        except StoreUnavailableError as error:
-            log.warning("heartbeat_failed error=%s", error.what)
+    # ---------------------------------------------------------------- the end
 
     def _begin_closing(self) -> None:
         self._closing = True
@@ -1216,7 +1360,7 @@ class PipelineExecutor:
                 job.is_terminal or run.is_drained
             ):  # a stop may not be heard of yet
                 return close_job(job, run.plan, records, now)
-            return Change(replace(job, executor_id=None), made_from=job.version)
+            return _released(job, now)
 
         try:
             self._ledger.write(run.job.job_id, decide)
@@ -1225,6 +1369,12 @@ class PipelineExecutor:
 
     def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
         self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
+
+
+def _released(job: Job, now: datetime) -> Change:
+    """A job that is anybody's again."""
+    event = Event("job.released", job.job_id, now)
+    return Change(replace(job, executor_id=None), made_from=job.version, events=(event,))
 
 
 def _with_missing_means(change: Change, missing: tuple[str, ...]) -> Change:

@@ -136,6 +136,13 @@ class JobStore(Protocol):
         """Return every job whose `completed_at` is not set, oldest first: what executors claim and recover."""
         ...
 
+    def unclaimed(self, limit: int) -> Sequence[Job]:
+        """Return at most `limit` of the jobs that are not over and that no executor holds, in the order of service.
+
+        That is: the highest priority first, then the oldest.
+        """
+        ...
+
     def find_idempotent(self, key: str) -> Job | None:
         """Return the job that was created with this idempotency key."""
         ...

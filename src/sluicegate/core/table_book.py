@@ -44,6 +44,11 @@ class TableBook:
         """The last change was not stored."""
         self._writers[before.table] = before
 
+    def holder(self, table: str) -> str | None:
+        """Return the job that is known to hold a table, if any is."""
+        known = self._writers.get(table)
+        return None if known is None else known.job_id
+
     def forget(self, table: str) -> None:
         """What is known of a table may be out of date."""
         self._writers.pop(table, None)

@@ -154,6 +154,17 @@ class SqlStore:
         with self._read() as connection:
             return [codec.decode_job(row) for row in connection.execute(statement).mappings()]
 
+    def unclaimed(self, limit: int) -> list[Job]:
+        """Return at most `limit` unfinished jobs that nobody holds: the highest priority first, then the oldest."""
+        statement = (
+            select(jobs)
+            .where(jobs.c.completed_at.is_(None), jobs.c.executor_id.is_(None))
+            .order_by(jobs.c.priority.desc(), jobs.c.job_id)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            return [codec.decode_job(row) for row in connection.execute(statement).mappings()]
+
     def find_idempotent(self, key: str) -> Job | None:
         """Return the job that was created with this idempotency key."""
         statement = select(jobs).where(jobs.c.idempotency_key == codec.encode_text(key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,14 +11,18 @@ from typing import Any, cast
 from fakes import Aside, DirectLedger, FakeClock, FakeTables, FakeWorkers, MemoryStore
 
 from sluicegate.core.cancellation import Stage
+from sluicegate.core.following import Follower
 from sluicegate.core.hub import Hub
 from sluicegate.core.job import Job, JobStatus, StopMode, TaskRecord, TaskStats, TaskStatus
 from sluicegate.core.job_manager import Catalog, JobManager, RunRequest, StopRequest
+from sluicegate.core.lease import SCAN_AGAIN_SECONDS
 from sluicegate.core.pipeline_executor import PipelineExecutor
 from sluicegate.core.ports import Assignment, Change, PermitAsked, TaskEnded
+from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.spec import PipelineSpec
 
 STEPS_MAX = 200
+LEASE_SECONDS = 15.0
 
 
 def spec(pipeline: str, *depends_on: str, **options: Any) -> PipelineSpec:
@@ -38,20 +43,29 @@ class Failures(logging.Handler):
 
 
 class World:
-    """One home: its store outlives the executors that work on it."""
+    """One home: its store outlives the executors that work on it.
 
-    def __init__(self, *specs: PipelineSpec, capacity: int = 4) -> None:
+    Args:
+        beside: Another home, whose store, tables and clock this one shares.
+    """
+
+    def __init__(
+        self, *specs: PipelineSpec, capacity: int = 4, beside: World | None = None
+    ) -> None:
         self.catalog = Catalog({one.pipeline_id: one for one in specs}, code_version="v1")
         self.capacity = capacity
-        self.store = MemoryStore()
-        self.clock = FakeClock()
-        self.tables = FakeTables()
-        self.failures = Failures()
+        self.store = MemoryStore(beside.store.memory if beside else None)
+        self.clock = beside.clock if beside else FakeClock()
+        self.tables = beside.tables if beside else FakeTables()
+        self.failures = beside.failures if beside else Failures()
+        self.predecessors: list[str] = []
         self.boot()
 
     def boot(self, *, recover: bool = True) -> None:
         """Start an executor, as after a crash of the one before: what that one had in memory is gone."""
-        self.ledger = DirectLedger(self.store, lambda _: None)
+        hub = Hub()
+        self.follower = Follower(self.store, hub)
+        self.ledger = DirectLedger(self.store, self.follower.wrote)
         self.manager = JobManager(
             self.store, self.ledger, self.clock, self.catalog, tables=self.tables
         )
@@ -62,17 +76,35 @@ class World:
             manager=self.manager,
             workers=self.workers,
             tables=self.tables,
-            hub=Hub(),
+            hub=hub,
             clock=self.clock,
+            lease_seconds=LEASE_SECONDS,
+            predecessors=self.predecessors,
         )
+        self.predecessors = [*self.predecessors, self.executor.executor_id]
+        self.follower._hear = self.executor.hear
+        self.follower._position = len(self.store.memory.events)
+        self.executor._lease._aside = cast(Any, Aside())
         self.aside = self.executor._side = cast(Any, Aside())
-        self.manager.wake, self.manager.executor_id = self.executor.wake, self.executor.executor_id
+        self.manager.wake, self.manager.owner = self.executor.wake, self.executor.owner_of_new
         self.manager.outlook = self.executor.outlook
         self.manager.rollbacks.freed = self.executor.tables_freed
         self.workers.start(self.executor._agenda.put)
         if recover:
-            self.executor._agenda.post(self.executor._recover)
+            self.executor._agenda.post(self.executor._lease.scan)
             self.settle()
+
+    def keep_lease(self) -> World:
+        """Beat, and look at the others, from now on."""
+        self.executor._agenda.post(self.executor._lease.round)
+        return self.settle()
+
+    def follow(self) -> World:
+        """Hear what others have committed."""
+        with contextlib.suppress(StoreUnavailableError):
+            while self.follower._read_page():
+                pass
+        return self.settle()
 
     # ---------------------------------------------------------------- driving
 
@@ -211,6 +243,9 @@ class World:
 
     def is_idle(self) -> None:
         """That nothing of what is over is kept in memory."""
+        self.later(
+            SCAN_AGAIN_SECONDS
+        )  # an executor that has ended is forgotten once nothing of it is left
         executor = self.executor
         live: Sequence[Any] = [
             executor._runs,

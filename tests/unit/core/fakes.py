@@ -147,6 +147,10 @@ class MemoryStore:
                 (j for j in kept.jobs.values() if j.completed_at is None), key=lambda j: j.job_id
             )
 
+    def unclaimed(self, limit: int) -> Sequence[Job]:
+        free = [job for job in self.unfinished() if job.executor_id is None]
+        return sorted(free, key=lambda j: (-j.priority, j.job_id))[:limit]
+
     def find_idempotent(self, key: str) -> Job | None:
         with self._open() as kept:
             return next((j for j in kept.jobs.values() if j.idempotency_key == key), None)

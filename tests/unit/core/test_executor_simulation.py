@@ -211,7 +211,7 @@ class Simulation:
         self.heard = {job.job_id for job in jobs if job.is_terminal}
         self.world.boot(recover=False)
         self.world.workers.on_run = self.nothing_starts_after_a_stop
-        self.world.executor._agenda.post(self.world.executor._recover)
+        self.world.executor._agenda.post(self.world.executor._lease.scan)
 
     def step(self) -> None:
         actions: list[tuple[Callable[[], None], int]] = [

@@ -10,6 +10,7 @@ from executor_world import STATS, Made, spec
 from sluicegate.core.agenda import STORE_PAUSE_SECONDS
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import JobNotRunningError, JobStatus, StopMode, TaskProgress
+from sluicegate.core.lease import SCAN_AGAIN_SECONDS
 from sluicegate.core.pipeline_executor import HAND_BACK_SECONDS
 from sluicegate.core.ports import (
     Settled,
@@ -1006,7 +1007,7 @@ def test_a_job_that_is_created_while_the_executor_starts_is_run_once(made: Made)
     """It is seen twice: among the unfinished, and by its own wake-up."""
     world = made(spec(A))
     world.boot(recover=False)
-    world.executor._agenda.post(world.executor._recover)
+    world.executor._agenda.post(world.executor._lease.scan)
     job_id = world.run()
     assert world.running == [A]
     world.end(A)
@@ -1017,7 +1018,7 @@ def test_a_job_that_is_created_while_the_executor_starts_is_run_once(made: Made)
 def test_a_job_made_by_a_process_without_an_executor_is_claimed(made: Made) -> None:
     """Handed over by whoever wakes us."""
     world = made(spec(A))
-    world.manager.executor_id = None
+    world.manager.owner = lambda: None
     job_id = world.run()
     world.executor.wake(job_id)
     world.end(A)
@@ -1108,7 +1109,7 @@ def test_recovery_while_the_store_is_away_is_not_lost(made: Made) -> None:
     world.store.unavailable = True
     world.boot()
     world.store.unavailable = False
-    world.later(STORE_PAUSE_SECONDS)
+    world.later(SCAN_AGAIN_SECONDS)
     assert world.running == [A]
 
 
@@ -1270,14 +1271,18 @@ def test_nothing_starts_while_closing(made: Made) -> None:
 def test_the_heart_beats_three_times_a_lease_and_survives_the_store(made: Made) -> None:
     """Others judge it by whether it still changes."""
     world = made()
-    world.executor._agenda.post(world.executor._beat)
-    world.settle()
+    world.keep_lease()
+    for _ in range(14):
+        world.later(1)
+    [seen] = world.store.executors()
+    assert seen.beat == 3
+    world.later(1)
     world.store.unavailable = True
     world.later(5)
     world.store.unavailable = False
-    world.later(5)
+    world.later(1)
     [seen] = world.store.executors()
-    assert seen.beat == 3
+    assert seen.beat >= 5, "after a failure it is tried again at once"
 
 
 def test_short_tasks_are_started_ahead_only_where_many_wait(made: Made) -> None:

@@ -1,0 +1,321 @@
+"""Several executors on one store: who runs what, who takes over when, and who is refused. A fake clock, no process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from executor_world import LEASE_SECONDS, STATS, World, spec
+
+from sluicegate.core.cancellation import Stage
+from sluicegate.core.job import JobStatus, StopMode, TaskStatus
+from sluicegate.core.ports import PermitAsked, Settled, TaskEnded
+
+A, B, C, SA = "bronze.a", "bronze.b", "bronze.c", "silver.a"
+SPECS = (spec(A), spec(B), spec(C), spec(SA, A))
+MARGIN_SECONDS = 2.0
+
+
+class Two:
+    """Two homes on one store. `pass_` lets time pass for those that live."""
+
+    def __init__(self, capacity: int = 2) -> None:
+        self.first = World(*SPECS, capacity=capacity)
+        self.second = World(*SPECS, capacity=capacity, beside=self.first)
+        self.alive = [self.first, self.second]
+        for world in self.alive:
+            world.keep_lease()
+        self.pass_(2)
+
+    def pass_(self, seconds: float) -> None:
+        step = 0.5
+        while seconds > 0:
+            self.first.clock.pass_(min(step, seconds))
+            seconds -= step
+            self.rest()
+
+    def rest(self) -> None:
+        """Everyone hears of everything, and does what it can."""
+        for _ in range(3):
+            for world in self.alive:
+                world.follow()
+
+    def kill(self, world: World) -> None:
+        """It does nothing any more; its processes die with it."""
+        self.alive.remove(world)
+        world.workers.live.clear()
+
+
+@pytest.fixture
+def two() -> Iterator[Two]:
+    """Two executors that know each other; at the end nothing went wrong unsaid."""
+    made = Two()
+    yield made
+    assert not made.first.failures.records
+
+
+def test_a_job_is_its_creators_while_that_one_has_room(two: Two) -> None:
+    """No claim is written, and nobody waits for one."""
+    job_id = two.first.run(A)
+    two.rest()
+    assert two.first.running == [A]
+    assert two.second.running == []
+    assert two.first.job(job_id).executor_id == two.first.executor.executor_id
+
+
+def test_a_stop_that_another_server_decides_reaches_the_task_at_once(two: Two) -> None:
+    """Any of them can stop any job."""
+    job_id = two.first.run(A)
+    two.second.cancel(job_id)
+    two.first.follow()
+    task_id = two.first.live(A).task_id
+    assert two.first.stages(task_id) == [Stage.CHECKPOINT]
+    two.first.end(A, "cancelled")
+    assert two.second.job(job_id).is_over
+    assert two.second.status(job_id) is JobStatus.CANCELLED
+
+
+def test_a_stop_is_made_force_from_another_server(two: Two) -> None:
+    job_id = two.first.run(A)
+    two.second.cancel(job_id)
+    two.first.follow()
+    two.second.cancel(job_id, StopMode.FORCE)
+    two.first.follow()
+    assert two.first.stages(two.first.live(A).task_id) == [Stage.CHECKPOINT, Stage.KILL]
+
+
+def test_one_task_is_stopped_from_another_server(two: Two) -> None:
+    from sluicegate.core.transitions import StopRequest
+
+    job_id = two.first.run(A, B)
+    task_id = two.first.live(A).task_id
+    two.second.manager.cancel_task(job_id, task_id, StopRequest("ann"))
+    two.first.follow()
+    assert two.first.stages(task_id) == [Stage.CHECKPOINT]
+    assert two.first.stages(two.first.live(B).task_id) == []
+
+
+def test_a_commit_after_a_stop_elsewhere_is_refused_though_nobody_was_told(two: Two) -> None:
+    """The store judges, not the news."""
+    job_id = two.first.run(A)
+    two.second.cancel(job_id)
+    two.first.ask_permit(A)
+    assert [refused for _, refused in two.first.workers.permits] == ["the job is cancelled"]
+
+
+def test_jobs_beyond_the_room_are_shared(two: Two) -> None:
+    """One server was given all of them; the other one's workers do not stand idle."""
+    ids = [two.first.run(A if n % 2 else B, settle=False) for n in range(12)]
+    two.pass_(3)
+    for _ in range(60):
+        for world in two.alive:
+            for pipeline in world.running:
+                world.end(pipeline)
+        two.pass_(1.5)
+        if all(two.first.job(job_id).is_over for job_id in ids):
+            break
+    assert {two.first.status(job_id) for job_id in ids} == {JobStatus.SUCCESS}
+    assert two.first.handed
+    assert two.second.handed
+    assert {two.first.job(job_id).recoveries for job_id in ids} == {0}
+
+
+def test_a_table_that_another_server_frees_is_taken_by_who_waits(two: Two) -> None:
+    """One writer at a time; and the next is told."""
+    first = two.first.run(A)
+    second = two.second.run(A)
+    assert two.second.running == []
+    two.first.end(A, stats=STATS)
+    two.second.follow()
+    assert two.second.running == [A]
+    two.second.end(A, stats=STATS)
+    assert {two.first.status(j) for j in (first, second)} == {JobStatus.SUCCESS}
+
+
+def test_what_a_dead_executor_ran_is_taken_over_in_the_lease_and_two_seconds(two: Two) -> None:
+    """Not before: it may only be slow. Finished tasks stay finished, and the recovery is counted."""
+    job_id = two.first.run(SA, with_dependencies=True)
+    two.first.end(A, stats=STATS)
+    assert two.first.running == [SA]
+    two.kill(two.first)
+    two.pass_(LEASE_SECONDS * 2 / 3 - 1)
+    assert two.second.running == []
+    two.pass_(LEASE_SECONDS / 3 + 1 + MARGIN_SECONDS)
+    assert two.second.running == [SA]
+    assert two.second.job(job_id).recoveries == 1
+    two.second.end(SA, stats=STATS)
+    assert two.second.status(job_id) is JobStatus.SUCCESS
+    assert [e.executor_id for e in two.second.store.executors()] == [
+        two.second.executor.executor_id
+    ]
+
+
+def test_what_waits_at_a_dead_executor_is_taken_over_without_counting(two: Two) -> None:
+    """Nothing of it ran: that is no recovery."""
+    jobs = [two.first.run(A) for _ in range(3)]
+    two.kill(two.first)
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.running == [A]
+    assert sorted(two.second.job(job_id).recoveries for job_id in jobs) == [0, 0, 1]
+
+
+def test_a_stop_of_a_dead_executors_job_ends_with_the_takeover(two: Two) -> None:
+    """`completed_at` is set at latest the lease and two seconds later."""
+    job_id = two.first.run(A)
+    two.kill(two.first)
+    two.second.cancel(job_id)
+    assert two.second.job(job_id).stopping
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    job = two.second.job(job_id)
+    assert job.is_over
+    assert job.status is JobStatus.CANCELLED
+    assert two.second.handed == []
+
+
+def test_what_a_dead_executor_had_committed_stays_committed(two: Two) -> None:
+    """The table's log decides, never a guess."""
+    job_id = two.first.run(A)
+    task_id = two.first.ask_permit(A)
+    two.first.tables.settled[task_id] = Settled(STATS, complete=True)
+    two.kill(two.first)
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.handed == []
+    assert two.second.status(job_id) is JobStatus.SUCCESS
+
+
+def test_an_executor_that_is_told_to_end_hands_over_at_once(two: Two) -> None:
+    """Neither a recovery nor a retry; and nobody waits for a lease."""
+    job_id = two.first.run(A)
+    two.first.close()
+    two.first.end(A, "cancelled")
+    assert two.first.executor._closed.is_set()
+    two.first.executor._lease.close()
+    two.alive.remove(two.first)
+    two.pass_(1)
+    assert two.second.running == [A]
+    job, task = two.second.job(job_id), two.second.task(job_id, A)
+    assert (job.recoveries, task.retries_used, task.attempt) == (0, 0, 2)
+    assert len(two.second.store.executors()) == 1
+
+
+def test_one_that_was_paused_longer_than_its_lease_comes_back_to_nothing(two: Two) -> None:
+    """It ends what it ran, and reports on none of it: the job is another's, and so is the table."""
+    job_id = two.first.run(A)
+    paused = two.first
+    two.alive.remove(paused)
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.running == [A]
+    task_id = paused.live(A).task_id
+    paused.workers.tell(PermitAsked(task_id, 1, 1))
+    paused.settle()
+    assert all(refused for _, refused in paused.workers.permits)
+    assert Stage.KILL in paused.stages(task_id)
+    two.alive.append(paused)
+    two.rest()
+    del paused.workers.live[task_id]
+    paused.workers.tell(TaskEnded(task_id, "lost"))
+    two.rest()
+    assert two.second.task(job_id, A).status is TaskStatus.RUNNING
+    two.second.end(A, stats=STATS)
+    assert two.second.status(job_id) is JobStatus.SUCCESS
+    two.pass_(2)
+    assert len(two.second.store.executors()) == 2, "it is one of the living again"
+
+
+def test_one_that_cannot_renew_ends_its_tasks_and_takes_them_up_again(two: Two) -> None:
+    """Before others could start them; that is a hand-back, neither a recovery nor a retry."""
+    job_id = two.first.run(A)
+    task_id = two.first.live(A).task_id
+    two.first.store.unavailable = True
+    two.pass_(LEASE_SECONDS * 2 / 3 - 6)
+    assert two.first.stages(task_id) == []
+    two.alive.remove(two.second)  # nobody takes over: all of them have lost the store
+    two.pass_(6)
+    assert two.first.stages(task_id) == [Stage.KILL]
+    two.first.end(A, "lost")
+    two.first.store.unavailable = False
+    two.pass_(3)
+    assert two.first.running == [A]
+    job, task = two.first.job(job_id), two.first.task(job_id, A)
+    assert (job.recoveries, task.retries_used, task.attempt) == (0, 0, 2)
+
+
+def test_nothing_starts_and_nothing_is_committed_out_of_touch(two: Two) -> None:
+    """What another one may run by now must not run here."""
+    two.first.run(A)
+    two.alive.remove(two.second)
+    two.first.store.unavailable = True
+    two.pass_(LEASE_SECONDS)
+    assert two.first.executor._lease.out_of_touch
+    task_id = two.first.ask_permit(A)
+    two.first.store.unavailable = False
+    before = list(two.first.handed)
+    two.first.executor._agenda.do_what_is_due()
+    two.first.settle()
+    refusals = [refused for of, refused in two.first.workers.permits if of == task_id]
+    assert refusals in ([], ["the task is being stopped"])
+    assert two.first.handed == before
+
+
+def test_a_whole_fleet_that_was_paused_judges_nobody(two: Two) -> None:
+    """The machine slept: both missed the beats of the other."""
+    job_id = two.first.run(A)
+    two.first.clock.pass_(600)
+    two.rest()
+    two.pass_(3)
+    assert two.second.handed == []
+    job = two.first.job(job_id)
+    assert job.executor_id == two.first.executor.executor_id
+
+
+def test_a_clock_that_jumps_on_another_machine_changes_nothing(two: Two) -> None:
+    """Leases are judged by beats that stop changing, measured here."""
+    job_id = two.first.run(A)
+    two.first.clock.jump(-86_400)
+    two.pass_(LEASE_SECONDS)
+    two.first.clock.jump(2 * 86_400)
+    two.pass_(LEASE_SECONDS)
+    assert two.second.handed == []
+    assert two.first.job(job_id).lease == 1
+
+
+def test_the_next_server_of_a_home_waits_for_no_lease(two: Two) -> None:
+    """The home was free, so the one before has ended."""
+    job_id = two.first.run(A)
+    two.first.workers.live.clear()
+    two.first.boot()
+    assert two.first.running == [A]
+    assert two.first.job(job_id).recoveries == 1
+    assert two.second.handed == []
+
+
+def test_a_server_of_another_home_takes_nothing_from_a_living_one(two: Two) -> None:
+    """A third one starts in the middle."""
+    job_id = two.first.run(A)
+    third = World(*SPECS, beside=two.first).keep_lease()
+    two.alive.append(third)
+    two.pass_(LEASE_SECONDS)
+    assert third.handed == []
+    assert two.first.job(job_id).lease == 1
+
+
+def test_jobs_of_one_that_nobody_knows_any_more_are_found(two: Two) -> None:
+    """Its row was removed, and a job of it came after that."""
+    lost = two.first.run(A, settle=False)
+    seen = two.first.store.memory.jobs[lost]
+    two.first.store.memory.jobs[lost] = replace(seen, executor_id="nobody")
+    third = World(*SPECS, beside=two.first)
+    assert third.running == [A]
+
+
+def test_a_job_that_nobody_holds_is_closed_by_whoever_hears_of_its_stop(two: Two) -> None:
+    """It never began, and waits for a worker that nobody has."""
+    two.first.manager.owner = lambda: None
+    blockers = [two.first.run(p) for p in (A, B)] + [two.second.run(p) for p in (C,)]
+    two.rest()
+    waiting = two.first.run(C)
+    two.first.cancel(waiting)
+    two.rest()
+    assert two.first.job(waiting).is_over
+    assert blockers
