@@ -24,10 +24,15 @@ SCAN_AGAIN_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """Jobs that are not settled and that no living executor holds. `unclaimed`: those that were given up by one."""
+    """Jobs that are not settled, and may have nobody who looks after them.
+
+    `left` by an executor that has ended; `unclaimed`, for none ever took them or the last one gave them up; `own`: this
+    executor's by the store, which may have come while it could not take them.
+    """
 
     left: Sequence[Job]
     unclaimed: Sequence[Job]
+    own: Sequence[Job]
 
 
 class LeaseKeeper:
@@ -149,6 +154,7 @@ class LeaseKeeper:
         if self.out_of_touch and not self.members.has_lost_contact(now):
             self.out_of_touch = False
             self._regained()
+            self.scan()
         if found or not self._has_begun:
             self._has_begun = True
             self.scan()
@@ -167,7 +173,8 @@ class LeaseKeeper:
             if job.executor_id not in (None, own)
             and (job.executor_id in ended or job.executor_id not in known)
         ]
-        self._found(Orphans(left, [job for job in jobs if job.executor_id is None]))
+        unclaimed = [job for job in jobs if job.executor_id is None]
+        self._found(Orphans(left, unclaimed, [job for job in jobs if job.executor_id == own]))
         with_jobs = {job.executor_id for job in left}
         for executor_id in ended - with_jobs:
             self.members.forget(executor_id)

@@ -196,6 +196,7 @@ class PipelineExecutor:
             looked=self._share_out,
         )
         self._may_be_unclaimed = self._is_fetching = False
+        self._claiming: set[str] = set()
         self._runs: dict[str, JobRun] = {}
         self._line: list[tuple[tuple[int, str], int, JobRun]] = []
         self._active: dict[str, _Active] = {}
@@ -440,6 +441,9 @@ class PipelineExecutor:
         for job in orphans.unclaimed:
             if job.job_id not in self._runs:
                 self._look_at(job)
+        for job in orphans.own:
+            if job.job_id not in self._runs:
+                self.wake(job.job_id)  # it is read again: by now it may have ended
         if orphans.left:
             self._finish_rollbacks_aside()
 
@@ -473,9 +477,10 @@ class PipelineExecutor:
 
         def claim(jobs: Sequence[Job]) -> None:
             self._is_fetching = False
-            self._may_be_unclaimed = len(jobs) == room
-            for job in jobs:
-                if job.job_id not in self._runs and not self._is_leaving:
+            fresh = [j for j in jobs if j.job_id not in self._claiming | self._runs.keys()]
+            self._may_be_unclaimed = len(jobs) == room and bool(fresh)
+            for job in fresh:
+                if not self._is_leaving:
                     self._claim(job)
 
         self._side.submit(fetch)
@@ -560,14 +565,22 @@ class PipelineExecutor:
             )
 
         def then(written: Written) -> None:
+            failed()
             if written.changed and written.job.job_id not in self._runs:
                 self._adopt(written.job)
 
-        self._agenda.write(seen.job_id, decide, then)
+        def failed() -> None:
+            self._claiming.discard(seen.job_id)
+
+        self._claiming.add(seen.job_id)
+        self._agenda.write(seen.job_id, decide, then, failed)
 
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
         records = self._store.tasks([job.job_id]) if job.started_at else []
+        for record in records:
+            if not record.is_terminal:  # it took its table elsewhere
+                self._book.forget(record.pipeline)
         self._book.read(plan.pipelines)
         run = JobRun(job, plan, records)
         self._runs[job.job_id] = run
@@ -692,6 +705,8 @@ class PipelineExecutor:
     def _expect_end(self, task_id: str) -> None:
         """A task was killed. When nothing is heard for the lease time it is out of reach; the kill is tried again."""
         active = self._active[task_id]
+        if active.lost_timer is not None:
+            return
 
         def look() -> None:
             if self._active.get(task_id) is active:
@@ -1158,7 +1173,9 @@ class PipelineExecutor:
         else:
             conclude(ended)
 
-    def _settle(self, record: TaskRecord, then: Callable[[Settled], None]) -> None:
+    def _settle(
+        self, record: TaskRecord, then: Callable[[Settled], None], fence: Writer | None = None
+    ) -> None:
         """Read the table's log aside; the table is the truth after a crash.
 
         A task that never asked for a permit has committed nothing: what is stored is all there is.
@@ -1170,7 +1187,7 @@ class PipelineExecutor:
 
         def read() -> None:
             try:
-                settled = self._tables.settle(record.pipeline, record.task_id)
+                settled = self._tables.settle(record.pipeline, record.task_id, fence)
             except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
                 log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
                 settled = Settled(record.stats, complete=False)
@@ -1194,23 +1211,62 @@ class PipelineExecutor:
         self._side.submit(remove)
 
     def _recover_task(self, run: JobRun, record: TaskRecord) -> None:
-        """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left."""
+        """A task that ran when its executor died: it goes on, unless its job was stopped or has no try left.
 
-        self._clean_up(record)
+        Its last writer may only be out of reach, and come back with the permit it had. So where the log does not
+        say that all is committed, it is shut out before the log is believed, and before its files are removed.
+        """
 
         def then(settled: Settled) -> None:
+            if not self._is_held(run):
+                return
+            record = run.records[pipeline]
+            self._clean_up(record)
             exhausted = run.job.recoveries > RECOVERIES_MAX
             stopping = self._stopped_elsewhere(run, record, Stage.KILL)
             if settled.complete or stopping is not None or run.job.is_terminal or exhausted:
                 message = RECOVERIES_EXHAUSTED if exhausted and not run.job.is_terminal else None
                 ended = TaskEnded(record.task_id, "lost", message=message, stage=Stage.KILL)
                 self._conclude(run, record, told(ended, settled), stopping=stopping)
-            elif self._is_held(run):
+            else:
                 why = "taken up again after a crash"
                 wait = Ended(TaskEvent.WAIT, self._clock.now(), settled.stats, why)
                 self._end(run, record, wait)
 
-        self._settle(record, then)
+        def looked(settled: Settled) -> None:
+            if settled.complete or not record.permits:
+                then(settled)
+            else:
+                self._agenda.safely(lambda: self._shut_out(run, record, then))
+
+        pipeline = record.pipeline
+        self._settle(record, looked)
+
+    def _shut_out(self, run: JobRun, record: TaskRecord, then: Callable[[Settled], None]) -> None:
+        """Take the table anew for a task, so that the table itself refuses what still writes for it; then settle."""
+        if not self._is_held(run):
+            return
+        held = self._book.writer(record.pipeline)
+        assert held.task_id == record.task_id, "a running task holds its table"
+        fence = replace(held, epoch=held.epoch + 1)
+        fenced = replace(record, epoch=fence.epoch)
+
+        def decide(job: Job) -> Change | None:
+            if not self._mine(job, run):
+                return None
+            return Change(job, made_from=job.version, tasks=(fenced,), writers=(fence,))
+
+        def stored(written: Written) -> None:
+            self._heard(run, written)
+            if written.conflict:
+                self._book.forget(record.pipeline)
+                self._agenda.safely(lambda: self._shut_out(run, record, then))
+            elif written.changed and self._is_held(run):
+                self._book.stored(fence)
+                run.records[record.pipeline] = fenced
+                self._settle(fenced, then, fence)
+
+        self._agenda.write(run.job.job_id, decide, stored)
 
     def _stopped_elsewhere(
         self, run: JobRun, record: TaskRecord, delivered: Stage
@@ -1287,7 +1343,12 @@ class PipelineExecutor:
             if not self._is_held(run):
                 return
             if not written.changed:
-                self._drop(run.job.job_id)
+                if written.conflict and self._mine(written.job, run):
+                    # What is known of its table is out of date.
+                    self._book.forget(pipeline)
+                    self._agenda.safely(lambda: self._end(run, record, ended, pause))
+                else:
+                    self._drop(run.job.job_id)
                 return
             _, task = end_attempt(written.job, record, ended)
             run.records[pipeline] = task

@@ -436,8 +436,13 @@ class Settled:
 class Tables(Protocol):
     """The lake, as far as the core and the API look at it."""
 
-    def settle(self, table: str, task_id: str) -> Settled:
-        """Read from the table's log what the task committed. A table that does not exist has nothing."""
+    def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
+        """Read from the table's log what the task committed. A table that does not exist has nothing.
+
+        Args:
+            fence: Where a writer of the task may still be alive: the table is first moved on to this one's epoch, so
+                that what is read is final.
+        """
         ...
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:

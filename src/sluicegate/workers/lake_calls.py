@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ from sluicegate.core.job import TableRollback, TaskStats
 from sluicegate.core.ports import Settled, Writer
 from sluicegate.lake import rollback
 from sluicegate.lake.commits import WriterIdentity
+from sluicegate.lake.errors import StaleWriterError
 from sluicegate.lake.tables import Lake
 
 
@@ -17,7 +19,9 @@ def answer(settings: Mapping[str, Any], call: str, arguments: Mapping[str, Any])
     """Answer one of the calls of `core.ports.Tables` in plain JSON values."""
     tables = LakeTables(settings["lake"])
     if call == "settle":
-        return asdict(tables.settle(**arguments))
+        fence = arguments["fence"]
+        writer = None if fence is None else Writer(**fence)
+        return asdict(tables.settle(arguments["table"], arguments["task_id"], writer))
     if call == "clean_up":
         return tables.clean_up(**arguments)
     if call == "plan_rollback":
@@ -37,11 +41,22 @@ class LakeTables:
     def __init__(self, root: str) -> None:
         self._lake = Lake(root)
 
-    def settle(self, table: str, task_id: str) -> Settled:
-        """Read from the table's log what the task committed."""
+    def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
+        """Read from the table's log what the task committed, after shutting out whoever may still write for it."""
+        if fence is not None:
+            self._shut_out(table, WriterIdentity(fence.job_id or "", task_id, 0, fence.epoch))
         found = self._lake.settle(table, task_id)
         stats = TaskStats(found.rows, found.bytes, found.files, found.units, found.version)
         return Settled(stats, found.complete)
+
+    def _shut_out(self, table: str, who: WriterIdentity) -> None:
+        from sluicegate.lake.writer import TableWriter  # which who only reads does without
+
+        writer = TableWriter(
+            self._lake, table, who, mode="append", permit=lambda _: None, fence=True
+        )
+        with contextlib.suppress(StaleWriterError):  # somebody later has done so
+            writer.open()
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:
         """Remove the files that attempts of a task wrote and did not commit."""

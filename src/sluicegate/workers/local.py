@@ -268,9 +268,10 @@ class LocalWorkers:
 
     # ---------------------------------------------------------------- core.ports.Tables
 
-    def settle(self, table: str, task_id: str) -> Settled:
-        """Read from the table's log what the task committed."""
-        found = self._call("settle", table=table, task_id=task_id)
+    def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
+        """Read from the table's log what the task committed, after shutting out whoever may still write for it."""
+        writer = None if fence is None else asdict(fence)
+        found = self._call("settle", table=table, task_id=task_id, fence=writer)
         return Settled(TaskStats(**found["stats"]), found["complete"])
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:

@@ -59,6 +59,7 @@ class World:
         self.tables = beside.tables if beside else FakeTables()
         self.failures = beside.failures if beside else Failures()
         self.predecessors: list[str] = []
+        self.keeps_lease = False
         self.boot()
 
     def boot(self, *, recover: bool = True) -> None:
@@ -96,6 +97,7 @@ class World:
 
     def keep_lease(self) -> World:
         """Beat, and look at the others, from now on."""
+        self.keeps_lease = True
         self.executor._agenda.post(self.executor._lease.round)
         return self.settle()
 
@@ -257,6 +259,9 @@ class World:
             executor._book.waiting,
         ]
         assert not any(live), live
+        if self.keeps_lease:
+            [beat] = [timer for *_, timer in executor._agenda._timers if timer.do is not None]
+            beat.cancel()
         assert executor._agenda.is_at_rest
 
 

@@ -450,12 +450,15 @@ class FakeTables:
     def __init__(self) -> None:
         self.settled: dict[str, Settled] = {}
         self.asked: list[str] = []
+        self.fences: dict[str, int] = {}  # by table: writers of an earlier epoch are refused
         self.rollbacks: dict[str, TableRollback] = {}
         self.rolled_back: list[tuple[str, int]] = []
         self.broken = False
         self.cleaned: list[tuple[str, str, int]] = []
 
-    def settle(self, table: str, task_id: str) -> Settled:
+    def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
+        if fence is not None:
+            self.fences[table] = max(fence.epoch, self.fences.get(table, 0))
         self.asked.append(task_id)
         return self.settled.get(task_id, Settled(TaskStats(), complete=False))
 

@@ -17,6 +17,7 @@ from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
 from pyarrow.dataset import field
 
+from sluicegate.core.ports import Settled, Writer
 from sluicegate.errors import Cancelled
 from sluicegate.lake import commits, log
 from sluicegate.lake import writer as writer_module
@@ -29,6 +30,7 @@ from sluicegate.lake.errors import (
 )
 from sluicegate.lake.tables import Lake, dataset_of
 from sluicegate.lake.writer import TableWriter, UnitStats, WriterIdentity
+from sluicegate.workers.lake_calls import LakeTables
 
 TABLE = "bronze.rows"
 
@@ -393,6 +395,33 @@ def test_a_full_disk_fails_the_unit_and_nothing_shows(
         made.commit()
     assert numbers(lake) == [1]
     assert len(data_files(lake)) == 1
+
+
+@pytest.mark.parametrize("has_content", [False, True])
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_what_was_settled_behind_a_fence_is_final(lake: Lake, mode: str, has_content: bool) -> None:
+    """The writer was paused between its permit and its log entry; its job was ended elsewhere, and then it wakes."""
+    if has_content:
+        put(lake, 0, 1)
+    seen: list[Settled] = []
+
+    def elsewhere(_: object) -> None:
+        fence = Writer(TABLE, epoch=3, job_id="job", task_id="task2")
+        seen.append(LakeTables(str(lake.root)).settle(TABLE, "task2", fence))
+
+    late = opened(lake, 2, mode=mode, permit=elsewhere)
+    late.write([{"n": 1}])
+    with pytest.raises((StaleWriterError, TableMovedError)):
+        late.commit(final=True)
+    [settled] = seen
+    assert (settled.complete, settled.stats.units) == (False, 0)
+    assert (numbers(lake) if has_content else []) == ([0] if has_content else [])
+    assert lake.settle(TABLE, "task2").units == 0
+    again = LakeTables(str(lake.root)).settle(TABLE, "task2", Writer(TABLE, 3, "job", "task2"))
+    assert again == settled, "it may be done twice"
+    put(lake, 4, 4)
+    late = LakeTables(str(lake.root)).settle(TABLE, "task2", Writer(TABLE, 3, "job", "task2"))
+    assert late == settled, "and after somebody later has the table"
 
 
 def test_fence_entries_do_not_count_as_data(lake: Lake) -> None:
