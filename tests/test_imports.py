@@ -57,7 +57,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"config", "home", *DECLARE},
     "hostile": {".", "declare", "workers.process_tree"},
     "verify": {"app", "config", "core", "home", "errors", "workers.process_tree"},
-    "cli": {"app", "client", "clock", "config", "core", "demo", "home", "verify", *DECLARE},
+    "cli": {
+        *("app", "client", "clock", "config", "core", "demo", "home", "verify"),
+        *("workers.cgroup", *DECLARE),
+    },
     ".": {"cancel_policy", "declare", "errors", "task"},
     "__main__": {"cli"},
 }

@@ -96,11 +96,18 @@ def _check_python(settings: Settings) -> Iterator[Check]:
 
 
 def _check_platform(settings: Settings) -> Iterator[Check]:
+    from sluicegate.workers.cgroup import is_usable
+
     if sys.platform == "linux":
         found = Path("/proc/self/stat").exists()
         mend = "" if found else "mount /proc"
         what = "Linux: whole process trees can be stopped" if found else "there is no /proc"
         yield Check("stopping", found, what, mend)
+        if is_usable():
+            yield Check("cgroup", True, "each worker has one: it holds also what left its tree")
+        else:
+            what = "none can be made: a child by clone(CLONE_PARENT) lives until the server ends"
+            yield Check("cgroup", None, what, "only if yours do that: run it with Delegate=yes")
     else:
         yield Check("stopping", None, f"{sys.platform}: some means of stopping are missing here")
 

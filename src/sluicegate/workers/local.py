@@ -48,6 +48,7 @@ from sluicegate.core.ports import (
 from sluicegate.errors import SluicegateError
 from sluicegate.problems import LoadError, Problem
 from sluicegate.spec import PipelineSpec
+from sluicegate.workers.cgroup import open_cgroups
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
 from sluicegate.workers.process_tree import ProcessId, find, kill_tree, missing_means
 
@@ -227,7 +228,7 @@ class LocalWorkers:
             if stage is Stage.KILL:
                 self._end(worker)
             elif stage is Stage.TERMINATE and worker.process is not None:
-                self._send_control({"terminate": list(worker.process)})
+                self._send_control({"terminate": list(worker.process), "worker": worker.number})
             elif stage in (Stage.CHECKPOINT, Stage.INTERRUPT):
                 assert worker.assignment is not None
                 attempt = worker.assignment.attempt
@@ -253,6 +254,7 @@ class LocalWorkers:
                 guard.wait(CLOSE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._end_by_force(guard)
+                self._cgroups.end_all()
         self._wake()
         self._thread.join(CLOSE_SECONDS)
         with self._lock:
@@ -344,6 +346,7 @@ class LocalWorkers:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._cgroups = open_cgroups(self._guard.pid)
         guard_end.close()
         zygote_end.close()
         self._control, self._zygote = Channel(control), Channel(zygote)
@@ -601,7 +604,7 @@ class LocalWorkers:
         assert worker.process is not None
         number = next(self._numbers)
         self._kills[number] = worker
-        self._send_control({"kill": list(worker.process), "id": number})
+        self._send_control({"kill": list(worker.process), "worker": worker.number, "id": number})
 
     def _ask_again_when_due(self) -> None:
         """Have the guard try once more to end what a worker left."""
@@ -609,8 +612,11 @@ class LocalWorkers:
         due = [number for at, number in self._ask_again if at <= now]
         self._ask_again = [one for one in self._ask_again if one[0] > now]
         for number in due:
-            if number in self._kills:
-                self._send_control({"sweep": True, "id": number})
+            if (worker := self._kills.get(number)) is not None:
+                assert worker.process is not None
+                self._send_control(
+                    {"sweep": list(worker.process), "worker": worker.number, "id": number}
+                )
 
     def _finish(self, worker: _Worker) -> None:
         """Report a task's end once its worker has exited and nothing that it started is left."""
@@ -733,6 +739,7 @@ class LocalWorkers:
         for worker in list(self._workers.values()):
             if worker.process is not None:
                 worker.killed = kill_tree(worker.process)
+                worker.killed += self._cgroups.of(worker.number).end({worker.process}).killed
             worker.lost_guard = True
             self._idle = [idle for idle in self._idle if idle is not worker]
             for output in worker.outputs:
@@ -742,6 +749,7 @@ class LocalWorkers:
                 self._report(worker, processes_killed=worker.killed or 0)
             if worker is self._reader:
                 self._reader = None
+        self._cgroups.end_all()
         self._fail_calls()
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(

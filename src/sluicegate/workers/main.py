@@ -32,8 +32,9 @@ from sluicegate.registry import LoadError, Registry, load
 from sluicegate.task import Task
 from sluicegate.workers import attempt
 from sluicegate.workers.attempt import Attempt
+from sluicegate.workers.cgroup import Cgroup
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
-from sluicegate.workers.process_tree import become_subreaper, has_children, kill_below
+from sluicegate.workers.process_tree import become_subreaper, find, has_children, kill_below
 
 # A signal that programs do not use, so that a task's own handlers stay its own.
 INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
@@ -49,7 +50,7 @@ _OUR_FILES: Final = (
 MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
 
 
-def run_worker(fds: list[int], settings: dict[str, Any]) -> None:
+def run_worker(fds: list[int], settings: dict[str, Any], cgroup: Cgroup) -> None:
     """Become a worker. Returns when the executor closes the channel."""
     channel_fd, stdout_fd, stderr_fd = fds
     os.setsid()  # a task that signals its own group hits nobody else, and no terminal reaches it
@@ -64,7 +65,7 @@ def run_worker(fds: list[int], settings: dict[str, Any]) -> None:
     sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - descriptors, not files
     sys.stdout = _text(1)
     sys.stderr = _text(2)
-    Worker(Channel(socket.socket(fileno=channel_fd)), settings).serve()
+    Worker(Channel(socket.socket(fileno=channel_fd)), settings, cgroup).serve()
 
 
 def _text(fd: int) -> io.TextIOWrapper:
@@ -76,8 +77,8 @@ def _text(fd: int) -> io.TextIOWrapper:
 class Worker:
     """The process's two threads and what they share: the running attempt."""
 
-    def __init__(self, channel: Channel, settings: dict[str, Any]) -> None:
-        self._channel, self._settings = channel, settings
+    def __init__(self, channel: Channel, settings: dict[str, Any], cgroup: Cgroup) -> None:
+        self._channel, self._settings, self._cgroup = channel, settings, cgroup
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._registry: Registry | None = None
         self._unloaded: str | None = None
@@ -128,6 +129,7 @@ class Worker:
         except ChannelClosedError:
             # The executor is gone or has let go of us. The guard ends our tree, unless it is gone as well.
             kill_below(os.getpid())
+            self._cgroup.end({own} if (own := find(os.getpid())) else set())
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _deliver(self, message: Message) -> None:
@@ -257,6 +259,8 @@ class Worker:
             sys.stdout.flush()
             sys.stderr.flush()
         dirt = self._pristine.restore()
+        if dirt is None and self._cgroup.has_others():
+            dirt = "a process that is not its child is still running"
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
         if ended["outcome"] == "cancelled":
             ended |= {"stage": self._stage or "checkpoint", "where": self._where}

@@ -18,6 +18,7 @@ import signal
 import warnings
 from typing import Final, NoReturn
 
+from sluicegate.workers.cgroup import Cgroups
 from sluicegate.workers.channel import Channel, ChannelClosedError, Message
 from sluicegate.workers.process_tree import become_subreaper, find, kill_below, signal_with_parent
 
@@ -25,7 +26,7 @@ from sluicegate.workers.process_tree import become_subreaper, find, kill_below, 
 GUARD_GONE: Final = signal.SIGUSR1
 
 
-def serve(channel: Channel, guard: int) -> None:
+def serve(channel: Channel, guard: int, cgroups: Cgroups) -> None:
     """Fork workers until the executor or the guard is gone; then end them, with all that they started."""
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
@@ -41,14 +42,15 @@ def serve(channel: Channel, guard: int) -> None:
                 _report_exits(channel)
             if channel.fileno() in readable:
                 for message in channel.receive_ready():
-                    _obey(channel, message, wake_reader, wake_writer)
+                    _obey(channel, message, cgroups, wake_reader, wake_writer)
     except ChannelClosedError:
         pass
     become_subreaper()
     kill_below(os.getpid())
+    cgroups.end_all()
 
 
-def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
+def _obey(channel: Channel, message: Message, cgroups: Cgroups, *own_fds: int) -> None:
     if "preload" in message:
         for module in message["preload"]:
             with contextlib.suppress(Exception), warnings.catch_warnings():
@@ -65,7 +67,7 @@ def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
             )  # forking beside a library's idle threads
             pid = os.fork()
         if not pid:
-            _become_worker(channel, message, fds, own_fds)
+            _become_worker(channel, message, cgroups, fds, own_fds)
         for fd in fds:
             os.close(fd)
         process = find(pid)
@@ -75,7 +77,11 @@ def _obey(channel: Channel, message: Message, *own_fds: int) -> None:
 
 
 def _become_worker(
-    channel: Channel, message: Message, fds: list[int], own_fds: tuple[int, ...]
+    channel: Channel,
+    message: Message,
+    cgroups: Cgroups,
+    fds: list[int],
+    own_fds: tuple[int, ...],
 ) -> NoReturn:
     code = 70
     try:
@@ -87,7 +93,9 @@ def _become_worker(
             os.close(fd)
         from sluicegate.workers.main import run_worker
 
-        run_worker(fds, message["settings"])
+        # By the worker itself, which is in no hurry: the zygote goes on forking. No code of a user has run yet.
+        cgroup = cgroups.enter(message["spawn"])
+        run_worker(fds, message["settings"], cgroup)
         code = 0
     finally:
         os._exit(code)
