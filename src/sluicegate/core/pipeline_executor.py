@@ -250,8 +250,7 @@ class PipelineExecutor:
             for job in jobs.values():
                 self._look_at(job)
             for table in freed:
-                if self._book.holder(table) not in self._runs:
-                    self._book.forget(table)
+                if self._forget_unless_own(table):
                     self._table_is_free(table)
 
         self._agenda.post(act)
@@ -578,9 +577,10 @@ class PipelineExecutor:
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
         records = self._store.tasks([job.job_id]) if job.started_at else []
+        self._book.forget_job(job.job_id)  # what it held or holds it took elsewhere
         for record in records:
-            if not record.is_terminal:  # it took its table elsewhere
-                self._book.forget(record.pipeline)
+            if not record.is_terminal:
+                self._forget_unless_own(record.pipeline)
         self._book.read(plan.pipelines)
         run = JobRun(job, plan, records)
         self._runs[job.job_id] = run
@@ -755,14 +755,21 @@ class PipelineExecutor:
         """Let go of a job that somebody else has taken over: end its tasks here, report nothing."""
         if (run := self._runs.get(job_id)) is None:
             return
+        # Whoever has the job now frees its tables; what is known of them here is out of date.
+        self._book.forget_job(job_id)
         self._forget(run)
         self.cancelled_jobs.discard(job_id)
         for task_id, active in self._active.items():
             if active.run is run:
                 active.over = True
                 self._workers.deliver(task_id, Stage.KILL)
-        # Whoever has the job now frees its tables; what is known of them here is out of date.
-        self._book.forget_job(job_id)
+
+    def _forget_unless_own(self, table: str) -> bool:
+        """Forget what is known of a table, unless a job that is run here holds it. Returns whether it was forgotten."""
+        if self._book.holder(table) in self._runs:
+            return False
+        self._book.forget(table)
+        return True
 
     def _forget(self, run: JobRun) -> None:
         del self._runs[run.job.job_id]
@@ -1322,6 +1329,9 @@ class PipelineExecutor:
     def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
         pipeline = record.pipeline
         held = self._book.writer(pipeline)
+        if held.task_id != record.task_id and record.status is TaskStatus.RUNNING:
+            self._book.forget(pipeline)
+            held = self._book.writer(pipeline)
         holds = held.task_id == record.task_id
         released = replace(held, job_id=None, task_id=None)
 

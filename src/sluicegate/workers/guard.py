@@ -25,7 +25,6 @@ from sluicegate.workers.process_tree import (
     ProcessId,
     become_subreaper,
     children,
-    descendants,
     is_alive,
     kill_below,
     kill_tree,
@@ -102,9 +101,7 @@ def _answer(
     """Do what was asked. `stuck`: what could not be ended, with the request that it holds up, and no other."""
     cgroup, killed = cgroups.of(message["worker"]), 0
     if "terminate" in message:
-        root = ProcessId(*message["terminate"])
-        tree = {root, *descendants(root.pid)}  # as it is before the signal changes it
-        signal_tree(root, signal.SIGTERM)
+        tree = signal_tree(ProcessId(*message["terminate"]), signal.SIGTERM)
         cgroup.signal_outside(tree, signal.SIGTERM)
         return
     if "kill" in message:

@@ -131,14 +131,16 @@ def send_signal(process: ProcessId, signum: int) -> bool:
         os.close(pidfd)
 
 
-def signal_tree(root: ProcessId, signum: int) -> int:
-    """Signal `root` and everything below it once. Stopped ones are woken, or they could not act on it."""
-    reached = 0
-    for process in [root, *descendants(root.pid)]:
+def signal_tree(root: ProcessId, signum: int) -> set[ProcessId]:
+    """Signal `root` and everything below it once. Stopped ones are woken, or they could not act on it.
+
+    Returns: all that was found, whether the signal still reached it or not.
+    """
+    found = [root, *descendants(root.pid)]
+    for process in found:
         if send_signal(process, signum):
-            reached += 1
             send_signal(process, signal.SIGCONT)
-    return reached
+    return set(found)
 
 
 def kill_tree(root: ProcessId, *, within_seconds: float = GONE_WITHIN_SECONDS) -> int:
