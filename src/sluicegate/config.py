@@ -15,13 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sluicegate.errors import SluicegateError
+from sluicegate.errors import SluicegateError, without_password
 
 FILE_NAME: Final = "sluicegate.toml"
 PREFIX: Final = "SLUICEGATE_"
 LEASE_SECONDS_MIN: Final = 3
 LEASE_SECONDS_MAX: Final = 3600
 WORKERS_MAX: Final = 1024
+_SQLITE: Final = "sqlite:///"
 
 # Variables of the same prefix that are no settings of a server: they say how a command reaches one.
 OTHER_VARIABLES: Final = ("SLUICEGATE_URL", "SLUICEGATE_API_KEY", "SLUICEGATE_DEBUG")
@@ -61,7 +62,7 @@ class Settings:
     """
 
     home: Path
-    store: str
+    store: str = field(repr=False)  # it may hold a password
     lake: Path
     landing: Path
     executor: str
@@ -75,7 +76,12 @@ class Settings:
     @property
     def store_path(self) -> Path:
         """The file of the SQLite store."""
-        return Path(self.store.removeprefix("sqlite:///"))
+        return Path(self.store.removeprefix(_SQLITE))
+
+    @property
+    def store_may_exist(self) -> bool:
+        """Whether there is a store to look into: a file that is there, or a server, which only opening can tell."""
+        return not self.store.startswith(_SQLITE) or self.store_path.exists()
 
     def source(self, name: str) -> str:
         """Where the value came from: `flag --port`, `environment SLUICEGATE_PORT`, ..."""
@@ -206,6 +212,8 @@ class _Reader:
 def _shown(raw: Any) -> str:
     """The value as it was written: numbers bare, text in quotes unless it is a number."""
     text = str(raw)
+    if "://" in text:
+        return repr(without_password(text))
     return text if re.fullmatch(r"-?\d+(\.\d+)?", text) else repr(raw)
 
 
@@ -242,12 +250,14 @@ def _folder(raw: Any, folder: Path) -> Path:
 
 
 def _store(raw: Any, folder: Path) -> str:
-    prefix = "sqlite:///"
-    if not isinstance(raw, str) or not raw.startswith(prefix) or raw == prefix:
+    if isinstance(raw, str) and re.fullmatch(r"postgres(ql)?://.+", raw):
+        return raw  # whoever opens it reads the rest
+    if not isinstance(raw, str) or not raw.startswith(_SQLITE) or raw == _SQLITE:
         raise _Unusable(
-            "an SQLite file in this release", "set it to sqlite:///<path of a file> or remove it"
+            "an SQLite file or a PostgreSQL database in this release",
+            "set it to sqlite:///<path of a file> or postgresql://<user>@<host>/<database>, or remove it",
         )
-    return f"{prefix}{_path(raw.removeprefix(prefix), folder)}"
+    return f"{_SQLITE}{_path(raw.removeprefix(_SQLITE), folder)}"
 
 
 def _executor(raw: Any) -> str:

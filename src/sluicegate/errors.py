@@ -5,6 +5,8 @@ Status codes live in `api/errors.py`; here are only the situations. Imports noth
 
 from __future__ import annotations
 
+import re
+
 
 class SluicegateError(Exception):
     """Base of every error that a user can meet.
@@ -26,3 +28,11 @@ class SluicegateError(Exception):
 
 class Cancelled(BaseException):
     """Raised inside a task that is being stopped. Let it through; clean up in `finally`."""
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown: without the password of its account, or one among its parameters."""
+    scheme, separator, rest = url.partition("://")
+    account, at, host = rest.rpartition("@")
+    host = re.sub(r"(?i)(password=)[^&]*", r"\1***", host)
+    return f"{scheme}{separator}{account.partition(':')[0]}{at}{host}"

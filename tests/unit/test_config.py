@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sluicegate.config import NAMES, Settings, SettingsError
+from sluicegate.errors import without_password
 
 
 def load(
@@ -57,6 +58,42 @@ def test_paths_are_absolute_wherever_they_were_relative(tmp_path: Path) -> None:
     assert settings.lake.is_absolute()
 
 
+@pytest.mark.parametrize("url", ["postgresql://me:pw@host/jobs", "postgres:///jobs?host=/run"])
+def test_a_database_on_a_server_may_be_the_store(tmp_path: Path, url: str) -> None:
+    """It is taken as it is; only opening it can tell whether there is a store in it."""
+    settings = load(tmp_path, {"store": url})
+    assert settings.store == url
+    assert settings.store_may_exist
+    assert not load(tmp_path).store_may_exist
+
+
+def test_a_password_in_a_setting_is_not_shown(tmp_path: Path) -> None:
+    """What is wrong with it is told without it; and settings are logged."""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, {"store": "mysql://me:hunter2@host/jobs"})
+    assert "hunter2" not in str(caught.value)
+    assert "'mysql://me@host/jobs'" in str(caught.value)
+    assert "hunter2" not in repr(load(tmp_path, {"store": "postgresql://me:hunter2@host/jobs"}))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:pw@host:5/jobs", "postgresql://me@host:5/jobs"),
+        ("postgresql://me:p@w@host/jobs", "postgresql://me@host/jobs"),
+        ("postgresql://me:p/w@host/jobs", "postgresql://me@host/jobs"),
+        (
+            "postgresql://host/jobs?user=me&password=pw&sslpassword=pw#x",
+            "postgresql://host/jobs?user=me&password=***&sslpassword=***",
+        ),
+        ("postgresql:///jobs?host=/run", "postgresql:///jobs?host=/run"),
+        ("sqlite:///a:b.db", "sqlite:///a:b.db"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "what"),
     [
@@ -64,8 +101,9 @@ def test_paths_are_absolute_wherever_they_were_relative(tmp_path: Path) -> None:
         ("workers", "0", "WORKERS must be at least 1, got 0"),
         ("port", "65536", "PORT must be at most 65535, got 65536"),
         ("port", "http", "PORT must be a whole number from 0 to 65535, got 'http'"),
-        ("store", "postgresql://x", "STORE must be an SQLite file in this release"),
-        ("store", "sqlite:///", "STORE must be an SQLite file in this release"),
+        ("store", "mysql://x/y", "STORE must be an SQLite file or a PostgreSQL database"),
+        ("store", "postgresql://", "STORE must be an SQLite file or a PostgreSQL database"),
+        ("store", "sqlite:///", "STORE must be an SQLite file or a PostgreSQL database"),
         ("lake", "s3://bucket", "LAKE must be a folder in this release"),
         ("landing", "gs://bucket", "LANDING must be a folder in this release"),
         ("executor", "ray", "EXECUTOR must be 'local' in this release"),

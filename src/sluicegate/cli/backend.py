@@ -163,7 +163,7 @@ def open_backend(settings: Settings, *, create: bool = False) -> Iterator[Backen
 @contextmanager
 def _existing_home(settings: Settings, *, create: bool) -> Iterator[Settings]:
     """These settings; or, since looking must make no files, ones of an empty store that goes."""
-    if create or settings.store_path.exists():
+    if create or settings.store_may_exist:
         yield settings
         return
     with TemporaryDirectory(prefix="sluicegate-") as folder:

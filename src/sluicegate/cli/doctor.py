@@ -14,7 +14,7 @@ import typer
 
 from sluicegate.cli.options import SERVING, AsJson, with_settings
 from sluicegate.config import NAMES, OTHER_VARIABLES, PREFIX, Settings
-from sluicegate.errors import SluicegateError
+from sluicegate.errors import SluicegateError, without_password
 
 FREE_BYTES_MIN: Final = 1_000_000_000
 EXTRAS: Final = ("polars", "duckdb")
@@ -132,7 +132,7 @@ def _check_home(settings: Settings) -> Iterator[Check]:
 
 
 def _check_store(settings: Settings) -> Iterator[Check]:
-    if not settings.store_path.exists():
+    if not settings.store_may_exist:
         yield Check("store", True, "will be made when it is needed")
         return
     try:
@@ -182,11 +182,13 @@ CHECKS: Final[tuple[Callable[[Settings], Iterator[Check]], ...]] = (
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return without_password(value) if isinstance(value, str) and "://" in value else value
 
 
 def _shown(value: Any) -> str:
     """A path as it can be said from the working folder."""
-    text = str(value)
+    text = str(_plain(value))
     here = f"{Path.cwd()}{os.sep}"
     return text.replace(here, "./") if text.startswith(here) else text

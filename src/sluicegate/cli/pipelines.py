@@ -117,7 +117,7 @@ def _loaded(settings: Settings, target: str) -> list[dict[str, Any]]:
 
     specs = load(target).specs()
     last = {}
-    if settings.store_path.exists():
+    if settings.store_may_exist:
         from sluicegate.app import open_local
 
         with open_local(settings) as service:

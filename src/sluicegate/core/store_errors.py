@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sluicegate.errors import SluicegateError
+from sluicegate.errors import SluicegateError, without_password
 
 
 class StoreUnavailableError(SluicegateError):
@@ -38,6 +38,23 @@ class StoreTooNewError(SluicegateError):
         self.where, self.revision, self.known = where, revision, known
 
 
+class StoreDriverMissingError(SluicegateError):
+    """What a back end needs is not installed, or cannot be loaded.
+
+    Args:
+        extra: The extra of this package that brings it.
+        why: What Python said.
+    """
+
+    code = "store_driver_missing"
+
+    def __init__(self, extra: str, why: str) -> None:
+        super().__init__(
+            f"the driver of a {extra} store cannot be loaded: {why}",
+            mend=f"pip install 'sluicegate[{extra}]'",
+        )
+
+
 class UnknownStoreError(SluicegateError):
     """The store's URL names no back end, or does not say where it is."""
 
@@ -45,7 +62,7 @@ class UnknownStoreError(SluicegateError):
 
     def __init__(self, url: str, known: Iterable[str]) -> None:
         super().__init__(
-            f"there is no store behind {_without_password(url)!r}",
+            f"there is no store behind {without_password(url)!r}",
             mend=f"name one like {', '.join(known)}",
         )
 
@@ -72,9 +89,3 @@ class KeyNotFoundError(SluicegateError):
             f"there is no live key named {name!r}", mend="list the keys to see their names"
         )
         self.name = name
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    account, at, host = rest.rpartition("@")
-    return f"{scheme}{separator}{account.partition(':')[0]}{at}{host}"
