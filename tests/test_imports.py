@@ -79,6 +79,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "sqlalchemy": ("stores/",),
     "alembic": ("stores/",),
+    "psycopg": ("stores/postgresql.py", "stores/postgresql_watch.py"),
     "deltalake": ("lake/",),
     "pyarrow": ("lake/",),
     "polars": ("lake/",),

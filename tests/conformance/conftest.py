@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from postgresql_server import Server
 from sluicegate.core.ports import Store
 from sluicegate.stores import open_store
 
@@ -15,17 +16,27 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "core"))
 from fakes import Memory, MemoryStore
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "postgresql", "memory"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Opens the one store of this test, empty at first, of each back end."""
     match request.param:
         case "sqlite":
             return lambda: open_store(f"sqlite:///{tmp_path}/jobs.db")
+        case "postgresql":
+            url = request.getfixturevalue("postgresql_database")
+            return lambda: open_store(url)
         case "memory":
             memory = Memory()
             return lambda: MemoryStore(memory)
         case unknown:
             raise AssertionError(unknown)
+
+
+@pytest.fixture
+def postgresql_database(postgresql_server: Server) -> Iterator[str]:
+    """The URL of a database of this test's own, empty and at head."""
+    with postgresql_server.database(template="head") as name:
+        yield postgresql_server.url(name)
 
 
 @pytest.fixture

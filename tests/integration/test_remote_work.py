@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgresql_server import postgresql
 from support import Here, until
 
+from postgresql_server import Server
 from sluicegate.core.job import Job, JobStatus
 from sluicegate.core.receipt import Receipt, RemoteStop, Stopped
 
@@ -136,10 +136,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
+def database(postgresql_server: Server) -> str:
     """A real PostgreSQL."""
-    with postgresql() as address:
-        yield address
+    return postgresql_server.address
 
 
 def ready(here: Here, pipeline: str, said: str = "ready", **params: Any) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from sluicegate.core.ports import Store
-from sluicegate.core.store_errors import UnknownStoreError
+from sluicegate.core.store_errors import StoreDriverMissingError, UnknownStoreError
 
 __all__ = ["open_store"]
 
-_FORMS = ("sqlite:///path/to/jobs.db",)
+_FORMS = ("sqlite:///path/to/jobs.db", "postgresql://user:password@host/database")
 
 
 def open_store(url: str) -> Store:
     """Open the store behind `url`, creating it or bringing its schema up to date when needed.
 
     Args:
-        url: `sqlite:///relative/path` or `sqlite:////absolute/path`.
+        url: `sqlite:///relative/path`, `sqlite:////absolute/path`, or `postgresql://` and what libpq takes.
 
     Raises:
+        StoreDriverMissingError: what its back end needs is not installed.
         UnknownStoreError: no back end has this scheme, or the URL names no place.
         StoreTooNewError: a newer version wrote it; nothing was changed.
         StoreUnavailableError: it cannot be read or written.
@@ -30,5 +31,12 @@ def open_store(url: str) -> Store:
             from sluicegate.stores.sqlite import open_sqlite
 
             return open_sqlite(path)
+        case "postgresql" | "postgres":
+            try:
+                from sluicegate.stores.postgresql import open_postgresql
+            except ImportError as error:  # the driver, or the C library below it
+                raise StoreDriverMissingError("postgresql", str(error)) from error
+
+            return open_postgresql(url)
         case _:
             raise UnknownStoreError(url, _FORMS)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, select, update
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from sluicegate.core.job import (
@@ -56,8 +56,6 @@ _LATEST_TASK: Final = (
 _FIND_KEY: Final = select(api_keys).where(api_keys.c.key_hash == bindparam("key_hash"))
 _LAST_EVENT_ID: Final = select(counters.c.event_id).where(counters.c.id == 1)
 
-_OUR_MISTAKES: Final = (IntegrityError, ProgrammingError, DataError)
-
 
 class SqlStore:
     """A whole back end (`core.ports.Store`). Safe from any thread.
@@ -67,8 +65,10 @@ class SqlStore:
         writing: Makes the one connection that writes.
         reading: Makes the connections that read; each transaction sees one state of the database.
         insert: The dialect's `insert`, which knows upserts.
-        mend: What a user can do about an error of the driver, by its text.
+        mend: What a user can do about an error of the driver; `None` where the mistake is ours.
         watch: Does what `core.ports.Journal.watch` says.
+        with_changes: A statement that goes with each commit of changes, for those who watch.
+        before_migrating: A statement that keeps others out while the schema is made, where writing does not.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class SqlStore:
         writing: Engine,
         reading: Engine,
         insert: Callable[[Table], Any],
-        mend: Callable[[str], str],
+        mend: Callable[[Exception], str | None],
         watch: Callable[[Callable[[], None]], Callable[[], None]],
+        with_changes: str = "",
+        before_migrating: str = "",
     ) -> None:
         self._where, self._mend, self._watch = where, mend, watch
         self._unwatch: list[Callable[[], None]] = []
@@ -87,13 +89,15 @@ class SqlStore:
         self._write_lock = threading.Lock()
         self._writer: Connection | None = None
         self._closed = False
-        self._batches = BatchWriter(writing.dialect, insert)
+        self._batches = BatchWriter(writing.dialect, insert, with_changes)
         self._driver: Any = writing.dialect.import_dbapi()
         try:
             with self._read() as connection:
                 is_at_head = current_revision(connection) == HEAD
             if not is_at_head:
                 with self._write() as connection:
+                    if before_migrating:
+                        connection.exec_driver_sql(before_migrating)
                     bring_to_head(connection, where)
         except BaseException:
             self.close()
@@ -330,8 +334,26 @@ class SqlStore:
             # Held for good: taking it from the pool and giving it back costs as much as a small commit.
             if self._writer is None or self._writer.closed:
                 self._writer = self._writing.connect()
-            with self._writer.begin():
-                yield self._writer
+            try:
+                with self._writer.begin():
+                    try:
+                        yield self._writer
+                    except Exception as error:
+                        self._let_go_if_lost(self._writer, error)
+                        raise
+            finally:
+                if self._writer.invalidated:  # the server is gone, or has ended the session
+                    self._writer.close()
+                    self._writer = None
+
+    def _let_go_if_lost(self, writer: Connection, error: Exception) -> None:
+        """Look whether the driver's connection is gone: SQLAlchemy does not see what is run by the driver itself."""
+        if isinstance(error, self._driver.Error) and not writer.invalidated:
+            lost = self._writing.dialect.is_disconnect(
+                error, writer.connection.driver_connection, None
+            )
+            if lost:
+                writer.invalidate(error)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -340,17 +362,13 @@ class SqlStore:
             raise StoreUnavailableError(self._where, "it was closed", mend="open it again")
         try:
             yield
-        except _OUR_MISTAKES:
-            raise
-        except (DatabaseError, PoolTimeoutError, self._driver.OperationalError) as error:
-            why = str(error.orig) if isinstance(error, DatabaseError) else str(error)
-            raise StoreUnavailableError(self._where, why, mend=self._mend(why)) from error
-        except self._driver.DatabaseError as error:
-            if isinstance(error, self._driver.IntegrityError | self._driver.ProgrammingError):
+        except (DBAPIError, PoolTimeoutError, self._driver.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            mend = self._mend(cause) if isinstance(cause, Exception) else None
+            if mend is None:
                 raise
-            raise StoreUnavailableError(
-                self._where, str(error), mend=self._mend(str(error))
-            ) from error
+            why = " ".join(str(cause).split())  # a driver's message may have several lines
+            raise StoreUnavailableError(self._where, why, mend=mend) from error
 
     # Last, since its name hides the type in the annotations of what follows.
     def list(self, query: JobQuery) -> list[Job]:

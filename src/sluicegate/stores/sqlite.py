@@ -44,6 +44,7 @@ _MENDS: Final = (
     ),
     ("malformed", "the file is damaged: put a backup in its place or move it away"),
 )
+_OUR_MISTAKES: Final = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 
 
 def open_sqlite(path: str) -> SqlStore:
@@ -59,7 +60,7 @@ def open_sqlite(path: str) -> SqlStore:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     if Path(path).exists() and not os.access(path, os.W_OK):
         # SQLite would say so only at the first write.
-        raise StoreUnavailableError(path, "it is readonly", mend=_mend("readonly"))
+        raise StoreUnavailableError(path, "it is readonly", mend=dict(_MENDS)["readonly"])
     return SqlStore(
         where=path,
         writing=_engine(path, "BEGIN IMMEDIATE", connections_max=1),
@@ -159,5 +160,10 @@ def _set_write_ahead(connection: sqlite3.Connection) -> str:
             return str(mode)
 
 
-def _mend(why: str) -> str:
-    return next((mend for word, mend in _MENDS if word in why), "look at the file and at its disk")
+def _mend(error: Exception) -> str | None:
+    if isinstance(error, _OUR_MISTAKES):
+        return None
+    words = str(error)
+    return next(
+        (mend for word, mend in _MENDS if word in words), "look at the file and at its disk"
+    )

@@ -65,9 +65,14 @@ class BatchWriter:
     Args:
         dialect: The database's.
         insert: The dialect's `insert`, which knows upserts.
+        with_changes: A statement that is run along with each batch, or none.
     """
 
-    def __init__(self, dialect: Dialect, insert: Callable[[Table], Any]) -> None:
+    def __init__(
+        self, dialect: Dialect, insert: Callable[[Table], Any], with_changes: str = ""
+    ) -> None:
+        self._with_changes = with_changes
+
         def inserting(table: Table) -> _Prepared:
             return _Prepared(table.insert(), dialect, table.c.keys())
 
@@ -139,6 +144,9 @@ class BatchWriter:
         self._upsert_writer.run(connection, map(codec.encode_writer, batch.writers.values()))
         self._insert_event.run(connection, map(codec.encode_event, batch.events))
         self._insert_log.run(connection, map(codec.encode_log, batch.logs))
+        if self._with_changes:
+            with closing(connection.connection.cursor()) as cursor:
+                cursor.execute(self._with_changes)
 
     def append_logs(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
         """Write log lines and give them their ids."""
