@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit format lock clean chromium
+.PHONY: help setup demo test check unit format lock clean chromium firestore-emulator
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## run bronze to gold on real data, with the page open and Stop ready
 	@$(BIN)/sluicegate demo
 
-test: $(READY) chromium ## set everything up and run all tests
+test: $(READY) chromium firestore-emulator ## set everything up and run all tests
 	@$(BIN)/python -m pytest
 
 check: $(READY) ## format, lint and types
@@ -54,4 +54,24 @@ chromium:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; \
 	  else \
 	    echo "the page's tests need chromium; install it, for example with: sudo apt-get install chromium"; exit 1; \
+	  fi; }
+
+# Google's own packages are in no distribution: java can be installed here, the emulator only where Google's
+# package source is set up, or with gcloud.
+EMULATOR := google-cloud-cli-firestore-emulator
+firestore-emulator:
+	@command -v java > /dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "installing java for the emulator of Firestore"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless > /dev/null; \
+	  else \
+	    echo "the emulator of Firestore needs java; install it, for example with: sudo apt-get install default-jre-headless"; exit 1; \
+	  fi; }
+	@$(PYTHON) tests/firestore_emulator.py > /dev/null 2>&1 || { \
+	  if [ "$$(id -u)" = 0 ] && apt-cache show $(EMULATOR) > /dev/null 2>&1; then \
+	    echo "installing $(EMULATOR)"; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(EMULATOR) > /dev/null; \
+	  else \
+	    echo "the tests of Firestore need Google's emulator, which no package source here has; add Google Cloud's and"; \
+	    echo "install $(EMULATOR), or use: gcloud components install cloud-firestore-emulator"; exit 1; \
 	  fi; }

@@ -1,4 +1,4 @@
-"""What costs a start and serves all: one PostgreSQL for the whole session."""
+"""What costs a start and serves all: one PostgreSQL and one Firestore emulator for the whole session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from firestore_emulator import HOST_VARIABLE, Emulator
 from postgresql_server import Programs, Server, programs, server
 
 
@@ -21,3 +22,20 @@ def postgresql_server(postgresql_programs: Programs) -> Iterator[Server]:
     """A server that is there for all; each test makes its own database."""
     with server(postgresql_programs) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def _emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    emulator = Emulator(tmp_path_factory.mktemp("firestore") / "log")
+    try:
+        emulator.start()
+        yield emulator
+    finally:
+        emulator.kill()
+
+
+@pytest.fixture
+def firestore_emulator(_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Google's emulator, started once for all tests that ask for it. A test's own project in it is empty."""
+    monkeypatch.setenv(HOST_VARIABLE, _emulator.host)
+    return _emulator

@@ -80,6 +80,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("stores/",),
     "alembic": ("stores/",),
     "psycopg": ("stores/postgresql.py", "stores/postgresql_watch.py"),
+    "google": ("stores/firestore/connection.py", "stores/firestore/wire.py"),
     "deltalake": ("lake/",),
     "pyarrow": ("lake/",),
     "polars": ("lake/",),

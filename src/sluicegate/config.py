@@ -250,12 +250,16 @@ def _folder(raw: Any, folder: Path) -> Path:
 
 
 def _store(raw: Any, folder: Path) -> str:
-    if isinstance(raw, str) and re.fullmatch(r"postgres(ql)?://.+", raw):
+    if isinstance(raw, str) and (
+        re.fullmatch(r"postgres(ql)?://.+", raw)
+        or re.fullmatch(r"firestore://[^/\s]+(/[^/\s]*)?", raw)
+    ):
         return raw  # whoever opens it reads the rest
     if not isinstance(raw, str) or not raw.startswith(_SQLITE) or raw == _SQLITE:
         raise _Unusable(
-            "an SQLite file or a PostgreSQL database in this release",
-            "set it to sqlite:///<path of a file> or postgresql://<user>@<host>/<database>, or remove it",
+            "an SQLite file, or a PostgreSQL or Firestore database",
+            "set it to sqlite:///<path of a file>, postgresql://<user>@<host>/<database> or"
+            " firestore://<project>/<database>, or remove it",
         )
     return f"{_SQLITE}{_path(raw.removeprefix(_SQLITE), folder)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -16,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "core"))
 from fakes import Memory, MemoryStore
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "memory"])
+@pytest.fixture(params=["sqlite", "postgresql", "firestore", "memory"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Opens the one store of this test, empty at first, of each back end."""
     match request.param:
@@ -24,6 +25,10 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], S
             return lambda: open_store(f"sqlite:///{tmp_path}/jobs.db")
         case "postgresql":
             url = request.getfixturevalue("postgresql_database")
+            return lambda: open_store(url)
+        case "firestore":
+            request.getfixturevalue("firestore_emulator")
+            url = f"firestore://p-{uuid4().hex[:20]}"
             return lambda: open_store(url)
         case "memory":
             memory = Memory()

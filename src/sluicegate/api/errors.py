@@ -54,6 +54,7 @@ STATUS: Final[Mapping[str, int]] = {
     "table_busy": 409,
     "table_changed": 409,
     "body_too_large": 413,
+    "record_too_large": 413,
     "filter_empty": 422,
     "invalid_cursor": 422,
     "invalid_key_name": 422,

@@ -24,6 +24,20 @@ class StoreUnavailableError(SluicegateError):
         self.where, self.why = where, why
 
 
+class RecordTooLargeError(SluicegateError):
+    """What was to be stored with one decision is more than the store can hold in one piece; nothing was written."""
+
+    code = "record_too_large"
+
+    def __init__(self, where: str, what: str, size_bytes: int, most_bytes: int) -> None:
+        super().__init__(
+            f"the store {where!r} cannot hold {what!r} in one piece: it is about {size_bytes:,} bytes, "
+            f"the most is {most_bytes:,}",
+            mend="use smaller parameters, or run fewer pipelines in one job",
+        )
+        self.where, self.size_bytes, self.most_bytes = where, size_bytes, most_bytes
+
+
 class StoreTooNewError(SluicegateError):
     """The store was written by a newer version of Sluicegate; it was not touched."""
 

@@ -7,14 +7,19 @@ from sluicegate.core.store_errors import StoreDriverMissingError, UnknownStoreEr
 
 __all__ = ["open_store"]
 
-_FORMS = ("sqlite:///path/to/jobs.db", "postgresql://user:password@host/database")
+_FORMS = (
+    "sqlite:///path/to/jobs.db",
+    "postgresql://user:password@host/database",
+    "firestore://project/database",
+)
 
 
 def open_store(url: str) -> Store:
     """Open the store behind `url`, creating it or bringing its schema up to date when needed.
 
     Args:
-        url: `sqlite:///relative/path`, `sqlite:////absolute/path`, or `postgresql://` and what libpq takes.
+        url: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://` and what libpq takes, or
+            `firestore://project[/database]`.
 
     Raises:
         StoreDriverMissingError: what its back end needs is not installed.
@@ -38,5 +43,9 @@ def open_store(url: str) -> Store:
                 raise StoreDriverMissingError("postgresql", str(error)) from error
 
             return open_postgresql(url)
+        case "firestore":
+            from sluicegate.stores.firestore import open_firestore
+
+            return open_firestore(url)
         case _:
             raise UnknownStoreError(url, _FORMS)

@@ -5,7 +5,7 @@ Pure, and the same for every back end that can hold its stored state still meanw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sluicegate.core.job import Event, Job, LogEntry, TaskRecord
@@ -77,14 +77,15 @@ class Batch:
         ]
 
 
-def judge(changes: Sequence[Change], stored: Stored) -> Batch:
+def judge(changes: Sequence[Change], stored: Stored, spoiled: Collection[str] = ()) -> Batch:
     """Accept or refuse each change; a later one sees what the earlier ones lead to.
 
-    After a refusal the later changes of that job are refused: they were derived from it.
+    After a refusal the later changes of that job are refused: they were derived from it. `spoiled` are the jobs of
+    which a change was refused already.
     """
     batch = Batch(stored.counters)
     keys = dict(stored.keys)
-    refused: set[str] = set()
+    refused = set(spoiled)
     for change in changes:
         job_id = change.job.job_id
         pending = batch.created.get(job_id) or batch.updated.get(job_id)

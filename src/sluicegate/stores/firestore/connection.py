@@ -1,0 +1,202 @@
+"""The only module that talks to the driver: every call has a deadline, and its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from google.api_core import exceptions as api
+from google.api_core.retry import Retry, if_exception_type
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import firestore
+from google.cloud.firestore_v1.base_query import FieldFilter
+from google.cloud.firestore_v1.types import ListenRequest
+
+from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.stores.firestore.documents import Write
+from sluicegate.stores.firestore.wire import commit_request
+
+Snapshot: TypeAlias = "firestore.DocumentSnapshot[Any]"
+Query: TypeAlias = firestore.Query
+
+CALL_SECONDS: Final = 10.0
+
+# A read can be done again at once. A write is not: whether it happened is found by reading (`JobStore.commit`).
+_READ_AGAIN: Final = Retry(
+    predicate=if_exception_type(api.ServiceUnavailable, api.InternalServerError),
+    initial=0.1,
+    maximum=0.5,
+    timeout=1.0,
+)
+
+_SIGN_IN: Final = (
+    "sign in with `gcloud auth application-default login`, "
+    "or name a key file in GOOGLE_APPLICATION_CREDENTIALS"
+)
+_MENDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (GoogleAuthError, _SIGN_IN),
+    (api.Unauthenticated, _SIGN_IN),
+    (
+        api.Forbidden,
+        "let this account read and write there (role Cloud Datastore User), and enable the Firestore API",
+    ),
+    (api.NotFound, "check the project, and create the database there in native mode"),
+    (api.TooManyRequests, "wait, or raise the project's quota"),
+    (api.DeadlineExceeded, "check the network, then try again"),
+    (
+        api.ServiceUnavailable,
+        "check the network, and FIRESTORE_EMULATOR_HOST if it is set, then try again",
+    ),
+)
+STREAM_ERRORS: Final = (api.GoogleAPICallError,)
+_INDEX_MEND: Final = (
+    "deploy firestore.indexes.json, as docs/reference/settings.md says, "
+    "and wait until its indexes are built"
+)
+
+
+class WriteConflict(Exception):  # noqa: N818 - never leaves the store
+    """Somebody else was first; nothing of the batch was written."""
+
+
+class Connection:
+    """One database. Safe from any thread.
+
+    Args:
+        where: The database as users know it; for errors.
+    """
+
+    def __init__(self, project: str, database: str, where: str) -> None:
+        self.where = where
+        self._closed = False
+        with self._translated():
+            self._client = firestore.Client(project=project, database=database)
+
+    # ---------------------------------------------------------------- what is asked for
+
+    def collection(self, path: str) -> Query:
+        """Return the query of all documents of a collection."""
+        return firestore.Query(self._client.collection(path))
+
+    def group(self, name: str) -> Query:
+        """Return the query of all documents of all collections of that name."""
+        return self._client.collection_group(name)
+
+    def read(
+        self, paths: Iterable[str], fields: Sequence[str] | None = None
+    ) -> dict[str, Snapshot]:
+        """Return the documents that there are, by path.
+
+        Where one was read later than another, the first had not changed until then.
+
+        Source: Firestore API, `BatchGetDocumentsResponse.read_time`.
+        """
+        references = [self._client.document(path) for path in paths]
+        if not references:
+            return {}
+        with self._translated():
+            found = self._client.get_all(
+                references, fields, retry=_READ_AGAIN, timeout=CALL_SECONDS
+            )
+            return {one.reference.path: one for one in found if one.exists}
+
+    def run(self, query: Query) -> list[Snapshot]:
+        """Return what a query finds, in order. Its caller bounds it."""
+        with self._translated():
+            return list(query.stream(retry=_READ_AGAIN, timeout=CALL_SECONDS))
+
+    # ---------------------------------------------------------------- what is written
+
+    def write(self, writes: Sequence[Write]) -> datetime:
+        """Write all of them in one step, durably. Returns the update time of the first.
+
+        Raises:
+            WriteConflict: a condition does not hold; nothing was written.
+            StoreUnavailableError: nothing was written, or it is found by reading again.
+        """
+        request = commit_request(self._client._database_string, writes)
+        with self._translated():
+            try:
+                answer = self._client._firestore_api.commit(
+                    request=request,
+                    metadata=self._client._rpc_metadata,
+                    retry=None,
+                    timeout=CALL_SECONDS,
+                )
+            except (api.FailedPrecondition, api.Conflict, api.NotFound) as error:
+                # `Conflict` is both Aborted and AlreadyExists; NotFound: a document to update is gone.
+                raise WriteConflict(str(error)) from error
+        written: datetime = answer.write_results[0].update_time
+        return written
+
+    def delete(self, path: str) -> None:
+        """Remove a document; one that is not there is no error."""
+        with self._translated():
+            self._client.document(path).delete(retry=_READ_AGAIN, timeout=CALL_SECONDS)
+
+    # ---------------------------------------------------------------- what is heard
+
+    def listen(self, path: str, is_over: threading.Event) -> Any:
+        """Return a stream of responses about a document; `cancel()` ends it.
+
+        Args:
+            is_over: Set when the stream is wanted no more: a thread of the driver's waits for it, since a stream
+                whose requests end is ended by the server.
+        """
+
+        def requests() -> Iterator[ListenRequest]:
+            documents = [f"{self._client._database_string}/documents/{path}"]
+            target = {"documents": {"documents": documents}, "target_id": 1}
+            yield ListenRequest(database=self._client._database_string, add_target=target)
+            is_over.wait()
+
+        # The driver's own `on_snapshot` opens a broken stream again without a pause, or gives up in a thread of
+        # its own with an exception that nobody can catch.
+        with self._translated():
+            return self._client._firestore_api.listen(
+                requests=requests(), metadata=self._client._rpc_metadata, retry=None, timeout=None
+            )
+
+    def close(self) -> None:
+        """Let go of the connection. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._client._firestore_api.transport.close()
+
+    # ---------------------------------------------------------------- errors
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the driver says of the world into our error."""
+        if self._closed:
+            raise StoreUnavailableError(self.where, "it was closed", mend="open it again")
+        try:
+            yield
+        except (api.GoogleAPICallError, api.RetryError, GoogleAuthError) as error:
+            raise self._unavailable(error) from error
+        except ValueError as error:
+            if not self._closed:
+                raise
+            # A call was on its way when another thread closed it.
+            raise StoreUnavailableError(
+                self.where, "it was closed", mend="open it again"
+            ) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        if isinstance(error, api.RetryError) and isinstance(error.cause, Exception):
+            error = error.cause
+        why = str(getattr(error, "message", None) or error).partition("\n")[0]
+        mend = next((mend for kind, mend in _MENDS if isinstance(error, kind)), "try again")
+        if isinstance(error, api.FailedPrecondition) and "index" in why:
+            mend = _INDEX_MEND
+        if isinstance(error, api.DeadlineExceeded):
+            why = f"it did not answer within {CALL_SECONDS:.0f} s"
+        return StoreUnavailableError(self.where, why, mend=mend)
+
+
+def meets(field: str, operator: str, value: Any) -> FieldFilter:
+    """Return a condition of a query."""
+    return FieldFilter(field, operator, value)
