@@ -18,6 +18,7 @@ from uuid import uuid4
 import pytest
 from google.api_core import exceptions as api
 from google.cloud import firestore
+from google.cloud.firestore_v1.types import ListenResponse
 from support import until
 
 from firestore_emulator import Emulator
@@ -388,6 +389,26 @@ def test_who_watched_a_store_that_is_closed_is_not_told_any_more(
     stored(other, job(1))
     other.close()
     assert not told.wait(0.5)
+
+
+class Refusing(list[Any]):
+    """A stream that says it will tell no more."""
+
+    def cancel(self) -> None:
+        """It is over already."""
+
+
+def test_a_stream_that_is_refused_is_opened_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays open and silent: who waited for it to break would hear of no stop any more."""
+    listen = Connection.listen
+    refusal = ListenResponse(target_change={"target_change_type": "REMOVE"})
+    streams = iter([Refusing([refusal])])
+    monkeypatch.setattr(Connection, "listen", lambda *asked: next(streams, None) or listen(*asked))
+    told = threading.Event()
+    store.watch(told.set)
+    assert told.wait(HEARD_WITHIN_SECONDS), "nobody was told"
 
 
 class Failing:

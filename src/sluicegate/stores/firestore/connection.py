@@ -13,7 +13,7 @@ from google.api_core.retry import Retry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter
-from google.cloud.firestore_v1.types import ListenRequest
+from google.cloud.firestore_v1.types import ListenRequest, TargetChange
 
 from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.stores.firestore.documents import Write
@@ -195,6 +195,11 @@ class Connection:
         if isinstance(error, api.DeadlineExceeded):
             why = f"it did not answer within {CALL_SECONDS:.0f} s"
         return StoreUnavailableError(self.where, why, mend=mend)
+
+
+def is_refused(response: Any) -> bool:
+    """Whether a stream says that it will tell no more, and stays open: the account may not read any longer, say."""
+    return bool(response.target_change.target_change_type == TargetChange.TargetChangeType.REMOVE)
 
 
 def meets(field: str, operator: str, value: Any) -> FieldFilter:

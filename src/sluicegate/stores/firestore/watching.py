@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sluicegate.core.store_errors import StoreUnavailableError
-from sluicegate.stores.firestore.connection import STREAM_ERRORS, Connection
+from sluicegate.stores.firestore.connection import STREAM_ERRORS, Connection, is_refused
 from sluicegate.stores.firestore.documents import COUNTERS
 
 log = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ class Watch:
     def _listen(self) -> None:
         """Tell of each change until the stream breaks; a new stream begins with the document as it is."""
         is_over = threading.Event()
+        stream: Any = None
         try:
             stream = self._connection.listen(COUNTERS, is_over)
             with self._telling:
                 self._stream = stream
-                if self._ended.is_set():
-                    stream.cancel()
             for response in stream:
-                if "document_change" not in response:
-                    continue
                 with self._telling:
-                    if self._ended.is_set():
+                    if self._ended.is_set() or is_refused(response):
                         return
-                    self._told()
+                    if "document_change" in response:
+                        self._told()
         finally:
             is_over.set()
+            if stream is not None:
+                stream.cancel()
