@@ -551,6 +551,7 @@ def _ask_everything(store: Store) -> None:
             )
         )
     store.unfinished()
+    store.unclaimed(10)
     store.tasks([seen.job_id])
     store.tasks([seen.job_id], statuses=[TaskStatus.RUNNING])
     store.latest_tasks(["bronze.flights"])
@@ -565,12 +566,14 @@ def _ask_everything(store: Store) -> None:
     store.revoke_key("ci", T0)
 
 
+# The fields that queries hold equal, and never order by.
+EQUAL = {"status", "terms", "completed_at", "executor_id", "pipeline", "task_ids"}
+
+
 def _shape(fields: list[dict[str, str]]) -> tuple[Any, Any]:
     """The fields before the order as a set, for their sequence does not matter, and those of the order."""
     kinds = [(f["fieldPath"], f.get("arrayConfig") or f["order"]) for f in fields]
-    equal = [
-        k for k in kinds if k[0] in ("status", "terms", "completed_at", "pipeline", "task_ids")
-    ]
+    equal = [k for k in kinds if k[0] in EQUAL]
     if kinds[0] == ("job_id", "ASCENDING") and len(kinds) > 1:
         equal.append(kinds[0])  # the tasks of some jobs
     return frozenset(equal), tuple(k for k in kinds if k not in equal)

@@ -146,6 +146,18 @@ class FirestoreStore:
         found = walk(self._connection, query, "job_id", None, _PAGE)
         return [load_job(snapshot.to_dict() or {}) for snapshot in found]
 
+    def unclaimed(self, limit: int) -> list[Job]:
+        """Return at most `limit` unfinished jobs that nobody holds: the highest priority first, then the oldest."""
+        query = (
+            self._connection.collection("jobs")
+            .where(filter=meets("completed_at", "==", None))
+            .where(filter=meets("executor_id", "==", None))
+            .order_by("priority", direction="DESCENDING")
+            .order_by("job_id")
+            .limit(limit)
+        )
+        return [load_job(snapshot.to_dict() or {}) for snapshot in self._connection.run(query)]
+
     def find_idempotent(self, key: str) -> Job | None:
         """Return the job that was created with this idempotency key."""
         path = idempotency_path(codec.encode_text(key))
