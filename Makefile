@@ -65,7 +65,7 @@ firestore-emulator:
 	    echo "installing java for the emulator of Firestore"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless > /dev/null; \
 	  else \
-	    echo "the emulator of Firestore needs java; install it, for example with: sudo apt-get install default-jre-headless"; exit 1; \
+	    echo "the emulator of Firestore needs java; install it, for example with: sudo apt-get install default-jre-headless"; \
 	  fi; }
 	@$(PYTHON) tests/firestore_emulator.py > /dev/null 2>&1 || { \
 	  if [ "$$(id -u)" = 0 ] && apt-cache show $(EMULATOR) > /dev/null 2>&1; then \
@@ -73,5 +73,6 @@ firestore-emulator:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(EMULATOR) > /dev/null; \
 	  else \
 	    echo "the tests of Firestore need Google's emulator, which no package source here has; add Google Cloud's and"; \
-	    echo "install $(EMULATOR), or use: gcloud components install cloud-firestore-emulator"; exit 1; \
+	    echo "install $(EMULATOR), or use: gcloud components install cloud-firestore-emulator."; \
+	    test -z "$$CI" || exit 1; echo "they are skipped"; \
 	  fi; }

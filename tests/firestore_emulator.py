@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -32,10 +33,9 @@ class Emulator:
 
     def start(self) -> None:
         """Start it and wait until it answers: its first answer takes seconds."""
-        java = shutil.which("java")
-        assert java is not None, (
-            "the tests of Firestore need java; `make firestore-emulator` says how"
-        )
+        missing, java = what_is_missing(), shutil.which("java")
+        assert missing is None, missing
+        assert java is not None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -76,7 +76,16 @@ class Emulator:
             return False
 
 
-def _jar() -> Path:
+def what_is_missing() -> str | None:
+    """Say what keeps the emulator from being started here, and how to mend it."""
+    if _jar() is None:
+        return f"it needs Google's emulator ({PACKAGE}); `make firestore-emulator` says how"
+    if shutil.which("java") is None:
+        return "its emulator needs java; `make firestore-emulator` says how"
+    return None
+
+
+def _jar() -> Path | None:
     """The emulator as Debian's package, or gcloud, has installed it."""
     roots = [Path("/usr/lib/google-cloud-sdk")]
     if gcloud := shutil.which("gcloud"):
@@ -85,10 +94,8 @@ def _jar() -> Path:
         found = root / "platform" / "cloud-firestore-emulator" / JAR
         if found.exists():
             return found
-    raise AssertionError(
-        f"the tests of Firestore need Google's emulator ({PACKAGE}); `make firestore-emulator` says how"
-    )
+    return None
 
 
 if __name__ == "__main__":  # for the Makefile: it fails where the emulator is missing
-    print(_jar())
+    sys.exit(what_is_missing())

@@ -46,6 +46,9 @@ def open_store(url: str) -> Store:
         case "firestore":
             from sluicegate.stores.firestore import open_firestore
 
-            return open_firestore(url)
+            try:
+                return open_firestore(url)
+            except ImportError as error:
+                raise StoreDriverMissingError("firestore", str(error)) from error
         case _:
             raise UnknownStoreError(url, _FORMS)

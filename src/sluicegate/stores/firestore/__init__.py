@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sluicegate.core.store_errors import StoreUnavailableError, UnknownStoreError
+from sluicegate.core.store_errors import UnknownStoreError
 
 if TYPE_CHECKING:  # the driver is imported when a store is opened
     from sluicegate.stores.firestore.store import FirestoreStore
@@ -34,19 +34,11 @@ def open_firestore(url: str) -> FirestoreStore:
     Raises:
         UnknownStoreError: the URL names no database.
         StoreTooNewError: a newer version wrote it; nothing was changed.
-        StoreUnavailableError: it cannot be reached or written, or the driver is not installed.
+        StoreUnavailableError: it cannot be reached or written.
     """
     place = parse_url(url)
     if place is None:
         raise UnknownStoreError(url, (FORM,))
-    try:
-        from sluicegate.stores.firestore.store import FirestoreStore
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(("google", "grpc")):
-            raise
-        raise StoreUnavailableError(
-            url,
-            "the library google-cloud-firestore is not installed",
-            mend="install it: pip install 'sluicegate[firestore]'",
-        ) from error
+    from sluicegate.stores.firestore.store import FirestoreStore
+
     return FirestoreStore(*place)
