@@ -25,6 +25,13 @@ def postgresql_server(postgresql_programs: Programs) -> Iterator[Server]:
         yield one
 
 
+@pytest.fixture
+def postgresql_database(postgresql_server: Server) -> Iterator[str]:
+    """The URL of a database of this test's own, empty and at head."""
+    with postgresql_server.database(template="head") as name:
+        yield postgresql_server.url(name)
+
+
 @pytest.fixture(scope="session")
 def _emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     if (missing := what_is_missing()) and not os.environ.get("CI"):

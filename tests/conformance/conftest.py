@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import pytest
 
-from postgresql_server import Server
 from sluicegate.core.ports import Store
 from sluicegate.stores import open_store
 
@@ -35,13 +34,6 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], S
             return lambda: MemoryStore(memory)
         case unknown:
             raise AssertionError(unknown)
-
-
-@pytest.fixture
-def postgresql_database(postgresql_server: Server) -> Iterator[str]:
-    """The URL of a database of this test's own, empty and at head."""
-    with postgresql_server.database(template="head") as name:
-        yield postgresql_server.url(name)
 
 
 @pytest.fixture

@@ -231,7 +231,16 @@ def _parent(pid: int) -> int:
 class Server:
     """`sluicegate serve` in a process of its own, and a client of it."""
 
-    def __init__(self, folder: Path, target: str | Path, *, mark: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: str | Path,
+        *,
+        mark: str,
+        port: int = 0,
+        home: str = "home",
+        **settings: str,
+    ) -> None:
         self.folder, self.mark = folder, mark
         self.errors = folder / f"server-{uuid4().hex[:6]}.err"
         with self.errors.open("wb") as errors:
@@ -241,13 +250,14 @@ class Server:
                 stderr=errors,
                 text=True,
                 cwd=folder,
-                env=environment(folder, mark),
+                env=environment(folder, mark, home=home, **settings),
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the server did not start: {self.errors.read_text()}"
         self.url = json.loads(line)["url"]
-        key = (folder / "home" / "admin.key").read_text()
+        # Of homes that share a store only the first is given a key.
+        [key, *_] = [path.read_text() for path in folder.glob("*/admin.key")]
         self.http = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30
         )
@@ -318,7 +328,7 @@ class Server:
 
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers on one home; what is left of them at the end is ended."""
+    """Start servers, on one home unless told otherwise; what is left of them at the end is ended."""
     mark = uuid4().hex
     started: list[Server] = []
 
@@ -348,15 +358,16 @@ def serve_command(target: str | Path, port: int = 0) -> list[str]:
     ]
 
 
-def environment(folder: Path, mark: str) -> dict[str, str]:
-    """The environment of a server of its own home."""
+def environment(folder: Path, mark: str, home: str = "home", **settings: str) -> dict[str, str]:
+    """The environment of a server of its own home. `settings`: more of them, in small letters."""
     bare = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
     return {
         **bare,
         MARK: mark,
-        "SLUICEGATE_HOME": str(folder / "home"),
+        "SLUICEGATE_HOME": str(folder / home),
         "SLUICEGATE_WORKERS": "2",
         "SLUICEGATE_RATE_LIMIT": "1000000/second",
+        **{f"SLUICEGATE_{name.upper()}": value for name, value in settings.items()},
     }
 
 
