@@ -6,7 +6,7 @@ import json
 import random
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,7 +41,8 @@ from sluicegate.core.store_errors import (
     StoreUnavailableError,
 )
 from sluicegate.stores import open_store
-from sluicegate.stores.firestore.connection import Connection
+from sluicegate.stores.firestore import writing
+from sluicegate.stores.firestore.connection import Connection, WriteInDoubtError
 from sluicegate.stores.firestore.writing import WRITES_MAX
 
 T0 = datetime(2026, 3, 29, 12, tzinfo=UTC)
@@ -323,6 +324,83 @@ def test_what_no_document_can_hold_is_refused_with_its_size(store: Store) -> Non
     with pytest.raises(JobNotFoundError):
         store.get("0198-000001")
     stored(store, job(2))
+
+
+# ------------------------------------------------------------------ answers that were lost
+
+
+class LostAnswers:
+    """In place of `Connection.write`: the first answers are lost, and the first write was done or was not.
+
+    `then` happens before an answer is missed.
+    """
+
+    def __init__(
+        self, *, done: bool, times: int, then: Callable[[], object] = lambda: None
+    ) -> None:
+        self._write = Connection.write
+        self._done, self._times, self._then = done, times, then
+
+    def __call__(self, connection: Connection, writes: Any) -> datetime:
+        if self._times == 0:
+            return self._write(connection, writes)
+        self._times -= 1
+        if self._done:
+            self._done = False
+            self._write(connection, writes)
+        self._then()
+        raise WriteInDoubtError(connection.where, "the connection broke", mend="try again")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_write_whose_answer_was_lost_is_known_to_have_happened_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, done: bool, times: int
+) -> None:
+    """A stop that was stored must not be told as refused, nor its events be written twice."""
+    seen = stored(store, job(1))
+    lost = LostAnswers(done=done, times=times)
+    monkeypatch.setattr(Connection, "write", lambda *a: lost(*a))
+    monkeypatch.setattr(writing, "DOUBT_SECONDS", 30.0)
+    change = Change(replace(seen, error="once"), made_from=1, events=(Event("e", seen.job_id, T0),))
+    [outcome] = store.commit([change])
+    assert isinstance(outcome, Accepted)
+    assert store.events() == list(outcome.events)
+    assert store.get(seen.job_id) == outcome.job == replace(seen, error="once", version=2)
+    assert stored(store, job(2)).version == 1
+
+
+def test_a_write_that_a_rival_was_before_is_judged_anew_although_an_answer_was_lost(
+    store: Store, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it was the rival's write which happened is told by its token."""
+    seen = stored(store, job(1))
+    rival = open_store(f"firestore://{project}")
+    rivals = Change(replace(seen, error="rival"), made_from=1)
+    lost = LostAnswers(done=False, times=1, then=lambda: rival.commit([rivals]))
+    monkeypatch.setattr(Connection, "write", lambda *a: lost(*a))
+    [outcome] = store.commit([Change(replace(seen, error="mine"), made_from=1)])
+    rival.close()
+    assert outcome == Refused(replace(seen, error="rival", version=2))
+
+
+def test_what_cannot_be_known_is_not_told(
+    store: Store, project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several others have written since: whether the lost write was before them is found by reading again."""
+    seen = stored(store, job(1))
+    rival = open_store(f"firestore://{project}")
+
+    def two_others() -> None:
+        for number in (2, 3):
+            assert isinstance(rival.commit([Change(job(number), made_from=0)])[0], Accepted)
+
+    lost = LostAnswers(done=True, times=1, then=two_others)
+    monkeypatch.setattr(Connection, "write", lambda *a: lost(*a))
+    with pytest.raises(StoreUnavailableError, match="the connection broke"):
+        store.commit([Change(replace(seen, error="mine"), made_from=1)])
+    rival.close()
+    assert store.get(seen.job_id).error == "mine"
 
 
 # ------------------------------------------------------------------ out of reach

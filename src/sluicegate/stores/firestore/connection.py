@@ -24,7 +24,7 @@ Query: TypeAlias = firestore.Query
 
 CALL_SECONDS: Final = 10.0
 
-# A read can be done again at once. A write is not: whether it happened is found by reading (`JobStore.commit`).
+# A read can be done again at once. A write cannot: `WriteInDoubtError`.
 _READ_AGAIN: Final = Retry(
     predicate=if_exception_type(api.ServiceUnavailable, api.InternalServerError),
     initial=0.1,
@@ -52,6 +52,8 @@ _MENDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     ),
 )
 STREAM_ERRORS: Final = (api.GoogleAPICallError,)
+# The connection broke, or the service did, while it had the write.
+_IN_DOUBT: Final = (api.ServiceUnavailable, api.InternalServerError, api.Unknown)
 _INDEX_MEND: Final = (
     "deploy firestore.indexes.json, as docs/reference/settings.md says, "
     "and wait until its indexes are built"
@@ -60,6 +62,10 @@ _INDEX_MEND: Final = (
 
 class WriteConflict(Exception):  # noqa: N818 - never leaves the store
     """Somebody else was first; nothing of the batch was written."""
+
+
+class WriteInDoubtError(StoreUnavailableError):
+    """The answer to a write was lost: the write has happened, or may happen yet, or will not."""
 
 
 class Connection:
@@ -115,6 +121,7 @@ class Connection:
 
         Raises:
             WriteConflict: a condition does not hold; nothing was written.
+            WriteInDoubtError: it is not known whether anything was.
             StoreUnavailableError: nothing was written, or it is found by reading again.
         """
         request = commit_request(self._client._database_string, writes)
@@ -129,6 +136,8 @@ class Connection:
             except (api.FailedPrecondition, api.Conflict, api.NotFound) as error:
                 # `Conflict` is both Aborted and AlreadyExists; NotFound: a document to update is gone.
                 raise WriteConflict(str(error)) from error
+            except _IN_DOUBT as error:
+                raise self._unavailable(error, WriteInDoubtError) from error
         written: datetime = answer.write_results[0].update_time
         return written
 
@@ -185,16 +194,18 @@ class Connection:
                 self.where, "it was closed", mend="open it again"
             ) from error
 
-    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+    def _unavailable(
+        self, error: Exception, kind: type[StoreUnavailableError] = StoreUnavailableError
+    ) -> StoreUnavailableError:
         if isinstance(error, api.RetryError) and isinstance(error.cause, Exception):
             error = error.cause
         why = str(getattr(error, "message", None) or error).partition("\n")[0]
-        mend = next((mend for kind, mend in _MENDS if isinstance(error, kind)), "try again")
+        mend = next((mend for cause, mend in _MENDS if isinstance(error, cause)), "try again")
         if isinstance(error, api.FailedPrecondition) and "index" in why:
             mend = _INDEX_MEND
         if isinstance(error, api.DeadlineExceeded):
             why = f"it did not answer within {CALL_SECONDS:.0f} s"
-        return StoreUnavailableError(self.where, why, mend=mend)
+        return kind(self.where, why, mend=mend)
 
 
 def is_refused(response: Any) -> bool:

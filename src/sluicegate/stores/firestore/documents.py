@@ -209,9 +209,10 @@ def task_write(task: TaskRecord, position: int) -> Write:
     return Write(path, document, merge=True, first=("position",))
 
 
-def writer_write(writer: Writer) -> Write:
+def writer_write(writer: Writer, condition: Literal[False] | datetime) -> Write:
     """Return the write of a table's writer."""
-    return Write(writer_path(writer.table), to_document(codec.encode_writer(writer)))
+    document = to_document(codec.encode_writer(writer))
+    return Write(writer_path(writer.table), document, condition)
 
 
 def event_write(event: Event) -> Write:

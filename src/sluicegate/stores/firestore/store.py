@@ -200,7 +200,7 @@ class FirestoreStore:
     def beat(self, executor: Executor) -> None:
         """Write an executor's heartbeat; the first one makes it known."""
         document = to_document(codec.encode_executor(executor))
-        self._connection.write([Write(executor_path(executor.executor_id), document)])
+        self._writing.put(Write(executor_path(executor.executor_id), document))
 
     def executors(self) -> list[Executor]:
         """Return every executor that ever beat, oldest first."""
@@ -310,7 +310,7 @@ class FirestoreStore:
 
     def _lay_out(self) -> None:
         """Write the schema's version and the counters into an empty database, or check what is there."""
-        empty = {"event_id": 0, "log_id": 0, "position": 0, "commits": 0}
+        empty = {"event_id": 0, "log_id": 0, "position": 0, "commits": 0, "token": ""}
         for _ in range(2):  # of several who open an empty database at once, one lays it out
             found = self._connection.read([SCHEMA, COUNTERS])
             if SCHEMA in found:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -20,7 +21,12 @@ from sluicegate.core.ports import Change, Outcome
 from sluicegate.core.store_errors import RecordTooLargeError, StoreUnavailableError
 from sluicegate.stores import codec
 from sluicegate.stores.batch import Batch, Counters, Rejection, Stored, judge, number_logs
-from sluicegate.stores.firestore.connection import Connection, Snapshot, WriteConflict
+from sluicegate.stores.firestore.connection import (
+    Connection,
+    Snapshot,
+    WriteConflict,
+    WriteInDoubtError,
+)
 from sluicegate.stores.firestore.documents import (
     BLOCK_BYTES_MAX,
     COUNTERS,
@@ -46,6 +52,8 @@ REQUEST_BYTES_MAX: Final = 9_000_000
 DOCUMENT_BYTES_MAX: Final = 1_000_000
 # Others may be first again and again; each time one of them has got on.
 CONTENTION_SECONDS: Final = 30.0
+# For so long a write is sent again while its answers are lost.
+DOUBT_SECONDS: Final = 2.0
 _LINES_MAX: Final = 2_000
 
 # What changes are judged by; the rest of a document is not read.
@@ -56,17 +64,23 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The counters as they were read. `commits` grows with each write: one that changes nothing is no write."""
+    """The counters as they were read.
+
+    `commits` grows with each write: one that changes nothing is no write. `token` is for the next write, and says
+    whose it was.
+    """
 
     counters: Counters
     commits: int
     updated_at: datetime
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def write(self, after: Counters | None = None) -> Write:
         """Return the write that fails if anybody has written since."""
         after = after or self.counters
         row = {"event_id": after.event_id, "log_id": after.log_id, "position": after.position}
-        return Write(COUNTERS, row | {"commits": self.commits + 1}, condition=self.updated_at)
+        mine = {"commits": self.commits + 1, "token": self.token}
+        return Write(COUNTERS, row | mine, condition=self.updated_at)
 
 
 class Writing:
@@ -101,6 +115,10 @@ class Writing:
 
             with self._lock:
                 self._until_first(lambda: self._append(append))
+
+    def put(self, write: Write) -> None:
+        """Write one document, whatever others do."""
+        self._until_first(lambda: self._connection.write([write]))
 
     def decide(self, decide: Callable[[], tuple[list[Write], _Result]]) -> _Result:
         """Write what is decided from what `decide` reads; it is called again if anybody has written meanwhile."""
@@ -186,10 +204,37 @@ class Writing:
 
     def _write(self, held: Held, writes: Sequence[Write]) -> None:
         self._last = None
-        updated_at = self._connection.write(writes)
+        updated_at = self._send(held, writes)
         row = writes[0].document
         counters = Counters(row["event_id"], row["log_id"], row["position"])
         self._last = Held(counters, held.commits + 1, updated_at)
+
+    def _send(self, held: Held, writes: Sequence[Write]) -> datetime:
+        """Write, and where the answer was lost find out whether it happened. Returns the counters' update time.
+
+        Sent again it carries the same condition: of two that are on their way at most one can be written.
+        """
+        deadline = time.monotonic() + DOUBT_SECONDS
+        doubt: WriteInDoubtError | None = None
+        while True:
+            try:
+                return self._connection.write(writes)
+            except WriteInDoubtError as error:
+                doubt = error
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.05, 0.2))
+            except WriteConflict:
+                if doubt is None:
+                    raise
+                found = self._connection.read([COUNTERS]).get(COUNTERS)
+                if found is None or found.get("commits") != held.commits + 1:
+                    # Several have written since: whether ours was among them cannot be seen.
+                    raise doubt from None
+                if found.get("token") != held.token:
+                    raise  # it was another's: ours was not written, and cannot be any more
+                written: datetime = found.update_time
+                return written
 
     def _until_first(self, once: Callable[[], _Result]) -> _Result:
         """Do it again while others are first, after a pause that grows and differs from theirs."""
@@ -296,6 +341,8 @@ def _writes(batch: Batch, read: dict[str, Snapshot]) -> Iterator[Write]:
     first = batch.counters.position - len(batch.tasks) + 1
     for position, task in enumerate(batch.tasks.values(), first):
         yield task_write(task, position)
-    yield from map(writer_write, batch.writers.values())
+    for writer in batch.writers.values():
+        known = read.get(writer_path(writer.table))
+        yield writer_write(writer, known.update_time if known is not None else False)
     yield from map(event_write, batch.events)
     yield from log_writes(batch.logs)
