@@ -318,12 +318,39 @@ def test_a_call_of_many_changes_keeps_their_order_and_its_refusals(
 
 def test_what_no_document_can_hold_is_refused_with_its_size(store: Store) -> None:
     """The mend is the caller's: trying again would not help."""
-    noise = {"noise": random.randbytes(2_000_000).hex()}
-    with pytest.raises(RecordTooLargeError, match=r"jobs/0198-000001.*the most is 1,000,000"):
+    noise = {"noise": random.randbytes(800_000).hex()}
+    with pytest.raises(RecordTooLargeError, match=r"jobs/0198-000001.*the most is 600,000"):
         store.commit([Change(job(1, params=noise), made_from=0)])
     with pytest.raises(JobNotFoundError):
         store.get("0198-000001")
     stored(store, job(2))
+
+
+def test_a_job_as_large_as_one_can_be_has_room_for_its_end(store: Store) -> None:
+    """A job that cannot be written any more could not be stopped."""
+    noise = {"noise": random.randbytes(500_000).hex()}
+    seen = stored(store, job(1, params=noise))
+    longest = "".join(random.choices("abcdef 0123456789", k=400_000))
+    [outcome] = store.commit([Change(replace(seen, error=longest), made_from=1)])
+    assert isinstance(outcome, Accepted)
+    assert store.get(seen.job_id).error == longest
+
+
+def test_one_that_is_too_large_keeps_no_other_from_being_stored(store: Store) -> None:
+    """The ledger hands over what many callers ask for; one of them must not be able to hold up the rest."""
+    first, second = stored(store, job(1)), stored(store, job(2))
+    noise = replace(first, error=random.randbytes(1_500_000).hex())
+    changes = [
+        Change(job(3), made_from=0),
+        Change(noise, made_from=1),
+        Change(replace(noise, priority=9), made_from=2),  # derived from it
+        Change(replace(second, error="small"), made_from=1),
+    ]
+    with pytest.raises(RecordTooLargeError):
+        store.commit(changes)
+    assert store.get(first.job_id) == first
+    assert store.get(second.job_id).error == "small"
+    assert store.get(job(3).job_id).version == 1
 
 
 # ------------------------------------------------------------------ answers that were lost

@@ -190,7 +190,8 @@ class FirestoreStore:
         visible in their order.
 
         Raises:
-            RecordTooLargeError: a change does not fit in a document or a request; it was not written.
+            RecordTooLargeError: a change does not fit in a document or a request; it was not written, nor what was
+                derived from it. What the others came to is found by reading again.
             StoreUnavailableError: nothing was written, or it is found by reading again.
         """
         return self._writing.commit(changes) if changes else []

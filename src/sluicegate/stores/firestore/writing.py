@@ -50,6 +50,8 @@ from sluicegate.stores.firestore.documents import (
 WRITES_MAX: Final = 500
 REQUEST_BYTES_MAX: Final = 9_000_000
 DOCUMENT_BYTES_MAX: Final = 1_000_000
+# A new job leaves room in its document for all that will be said of it: it must be possible to end it.
+NEW_DOCUMENT_BYTES_MAX: Final = 600_000
 # Others may be first again and again; each time one of them has got on.
 CONTENTION_SECONDS: Final = 30.0
 # For so long a write is sent again while its answers are lost.
@@ -98,10 +100,12 @@ class Writing:
         Many changes are written in several steps: each is whole, and they become visible in their order.
         """
         outcomes: list[Outcome] = []
-        refused: set[str] = set()
+        call = _Call()
         with self._lock:
             for some in _parts(changes):
-                outcomes += self._commit_some(some, refused)
+                outcomes += self._commit_some(some, call)
+        if call.too_large is not None:
+            raise call.too_large
         return outcomes
 
     def append_logs(self, entries: Sequence[LogEntry]) -> None:
@@ -134,23 +138,33 @@ class Writing:
 
     # ---------------------------------------------------------------- one step
 
-    def _commit_some(self, changes: Sequence[Change], refused: set[str]) -> list[Outcome]:
-        """Write some changes in one step, or in two if they are too large for one."""
-        judged = self._until_first(lambda: self._judge_and_write(changes, refused))
-        if judged is None:
+    def _commit_some(self, changes: Sequence[Change], call: _Call) -> list[Outcome]:
+        """Write some changes in one step, or in more if they are too large for one.
+
+        One that is too large by itself keeps only those from being stored that were derived from it.
+        """
+        try:
+            batch, stored = self._until_first(lambda: self._judge_and_write(changes, call.refused))
+        except RecordTooLargeError as error:
+            if len(changes) == 1:
+                call.too_large = call.too_large or error
+                call.refused.add(changes[0].job.job_id)
+                return []
             half = len(changes) // 2
             return [
-                *self._commit_some(changes[:half], refused),
-                *self._commit_some(changes[half:], refused),
+                *self._commit_some(changes[:half], call),
+                *self._commit_some(changes[half:], call),
             ]
-        batch, stored = judged
-        refused.update(v.job_id for v in batch.verdicts if isinstance(v, Rejection))
+        call.refused.update(v.job_id for v in batch.verdicts if isinstance(v, Rejection))
         return batch.outcomes(stored)
 
     def _judge_and_write(
         self, changes: Sequence[Change], refused: set[str]
-    ) -> tuple[Batch, dict[str, Job]] | None:
-        """Returns what was decided, and the stored headers of refused jobs; `None`: too large for one step."""
+    ) -> tuple[Batch, dict[str, Job]]:
+        """Returns what was decided, and the stored headers of refused jobs.
+
+        Raises: `RecordTooLargeError`: in one step it is too large; nothing was written.
+        """
         read = self._connection.read(_named(changes), _JUDGED)
         held = self._hold(read)
         batch = judge(changes, _stored(held.counters, changes, read), refused)
@@ -163,28 +177,22 @@ class Writing:
         }
         if batch.created or batch.updated:
             writes = [held.write(batch.counters), *_writes(batch, read)]
-            if not self._fits(writes, may_cut=len(changes) > 1):
-                return None
+            self._check_sizes(writes, {job_path(job_id) for job_id in batch.created})
             self._write(held, writes)
         return batch, stored
 
-    def _fits(self, writes: Sequence[Write], *, may_cut: bool) -> bool:
-        """Whether the writes fit in one request. Raises: `RecordTooLargeError` if they never will."""
+    def _check_sizes(self, writes: Sequence[Write], new_jobs: set[str]) -> None:
+        """Raises: `RecordTooLargeError`: a document, or all of them together, is more than Firestore takes."""
         total = 0
         for one in writes:
             size = size_bytes(one.document)
+            most = NEW_DOCUMENT_BYTES_MAX if one.path in new_jobs else DOCUMENT_BYTES_MAX
+            if size > most:
+                raise RecordTooLargeError(self._connection.where, one.path, size, most)
             total += size + 200
-            if size > DOCUMENT_BYTES_MAX:
-                raise RecordTooLargeError(
-                    self._connection.where, one.path, size, DOCUMENT_BYTES_MAX
-                )
-        if total <= REQUEST_BYTES_MAX:
-            return True
-        if not may_cut:
-            raise RecordTooLargeError(
-                self._connection.where, writes[1].path, total, REQUEST_BYTES_MAX
-            )
-        return False
+        if total > REQUEST_BYTES_MAX:
+            path = writes[1].path
+            raise RecordTooLargeError(self._connection.where, path, total, REQUEST_BYTES_MAX)
 
     def _append(self, append: Callable[[Held], list[Write]]) -> None:
         held = self._last or self._hold(self._connection.read([COUNTERS]))
@@ -252,6 +260,14 @@ class Writing:
                     ) from error
             time.sleep(random.uniform(0, pause_seconds))
             pause_seconds = min(2 * pause_seconds, 0.25)
+
+
+@dataclass(slots=True)
+class _Call:
+    """What the steps of one `commit` know of each other: refused jobs, and the first change that fits nowhere."""
+
+    refused: set[str] = field(default_factory=set)
+    too_large: RecordTooLargeError | None = None
 
 
 # ------------------------------------------------------------------ what is read
