@@ -353,6 +353,20 @@ def test_one_that_is_too_large_keeps_no_other_from_being_stored(store: Store) ->
     assert store.get(job(3).job_id).version == 1
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "__x__", "a/b", "a%2Fb", "ü" * 3000, "\ud800"])
+def test_a_name_that_no_document_can_have_names_no_job(store: Store, name: str) -> None:
+    """Ids come from URLs and bodies: one that is none must be a 404, not a store that is away."""
+    with pytest.raises(JobNotFoundError):
+        store.get(name)
+    assert store.get_many([name]) == {}
+    assert store.logs(name, task_id=name) == []
+    assert store.events(job_id=name) == []
+    assert store.tasks([name]) == []
+    assert store.find_idempotent(name) is None
+    assert store.list(JobQuery(before_job_id=name, user_ids=(name,))) == []
+    store.forget_executor(name)
+
+
 # ------------------------------------------------------------------ answers that were lost
 
 

@@ -58,10 +58,12 @@ def test_a_url_names_a_project_and_perhaps_a_database(
 def test_every_name_makes_a_path_of_its_own() -> None:
     """A slash would lead into another collection, and some names are Firestore's own."""
     names = ["a", "a/b", "a%2Fb", ".", "..", "__a__", "%__a__", "", "ä", "a b", "a.b"]
+    names += ["ä" * 2000, "ä" * 2001, "\ud800"]
     paths = [writer_path(name) for name in names]
     assert len(set(paths)) == len(names)
     assert all(path.count("/") == 1 for path in paths)
     assert not {path.partition("/")[2] for path in paths} & {".", "..", "", "__a__"}
+    assert all(len(path.encode()) < 1_100 for path in paths)
     assert job_path("0198-1") == "jobs/0198-1"
     assert executor_path("host/1") == "executors/host%2F1"
 

@@ -16,7 +16,7 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 from google.cloud.firestore_v1.types import ListenRequest, TargetChange
 
 from sluicegate.core.store_errors import StoreUnavailableError
-from sluicegate.stores.firestore.documents import Write
+from sluicegate.stores.firestore.documents import Write, askable
 from sluicegate.stores.firestore.wire import commit_request
 
 Snapshot: TypeAlias = "firestore.DocumentSnapshot[Any]"
@@ -214,5 +214,9 @@ def is_refused(response: Any) -> bool:
 
 
 def meets(field: str, operator: str, value: Any) -> FieldFilter:
-    """Return a condition of a query."""
+    """Return a condition of a query. Texts are asked for as they would be stored."""
+    if isinstance(value, str):
+        return FieldFilter(field, operator, askable(value))
+    if isinstance(value, list | tuple):
+        return FieldFilter(field, operator, [askable(one) for one in value])
     return FieldFilter(field, operator, value)

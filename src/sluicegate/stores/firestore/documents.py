@@ -43,6 +43,8 @@ PIPELINES_MAX: Final = 100
 MANY_PIPELINES: Final = "pipelines:many"
 # Longer texts are cut off in an index (at 1,500 bytes), so that different ones would look the same.
 TERM_BYTES_MAX: Final = 1000
+# Of 1,500 that Firestore allows.
+NAME_BYTES_MAX: Final = 1000
 
 # Written once: what a job is found by is that of its creation.
 _FIXED: Final = frozenset(
@@ -99,8 +101,15 @@ def idempotency_path(key: str) -> str:
 
 
 def _name(text: str) -> str:
-    """A document's name: no slash, no dots alone, no `__…__`, never empty."""
-    name = quote(text, safe="(),;:@!$&*+= ")
+    """A document's name: no slash, no dots alone, no `__…__`, never empty, not too long.
+
+    Whoever asks for a job by a name that none can have must be told that there is none.
+
+    Source: Firestore documentation, 'Usage and limits', constraints on document ids.
+    """
+    name = quote(codec.encode_text(text), safe="(),;:@!$&*+= ")
+    if len(name) > NAME_BYTES_MAX:
+        return f"%sha256-{hashlib.sha256(name.encode()).hexdigest()}"
     is_reserved = name in ("", ".", "..") or (name.startswith("__") and name.endswith("__"))
     return f"%{name}" if is_reserved else name
 
@@ -178,6 +187,12 @@ def indexable(term: str) -> str:
         return term
     kind, _, rest = term.partition(":")
     return f"{kind}:sha256:{hashlib.sha256(rest.encode()).hexdigest()}"
+
+
+def askable(text: str) -> str:
+    """Return the text as a query may ask for it: one that is too long is nobody's id, nor is what it becomes."""
+    text = codec.encode_text(text)
+    return text if len(text.encode()) <= NAME_BYTES_MAX else text[:200] + "\uffff"
 
 
 def plan_parts(job_id: str, plan: Plan) -> list[Write]:
