@@ -15,6 +15,7 @@ compressed bytes: a document holds 1 MiB.
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ MANY_PIPELINES: Final = "pipelines:many"
 TERM_BYTES_MAX: Final = 1000
 # Of 1,500 that Firestore allows.
 NAME_BYTES_MAX: Final = 1000
+
+# A line of a log as it stands in the document of its block: a JSON list of these, one to a line of the text.
+_LINE: Final = ("log_id", "at", "level", "stream", "task_id", "message", "job_id")
 
 # Written once: what a job is found by is that of its creation.
 _FIXED: Final = frozenset(
@@ -254,7 +258,11 @@ def log_writes(entries: Sequence[LogEntry]) -> Iterator[Write]:
 
 def load_lines(document: Document) -> list[LogEntry]:
     """Return the lines of a document, oldest first."""
-    return [codec.decode_log(from_document(line)) for line in document["lines"]]
+    lines: str = _loaded(document["lines"])
+    return [
+        codec.decode_log(dict(zip(_LINE, json.loads(line), strict=True)))
+        for line in lines.split("\n")
+    ]
 
 
 def _log_write(block: Sequence[LogEntry]) -> Write:
@@ -262,10 +270,16 @@ def _log_write(block: Sequence[LogEntry]) -> Write:
     document = {
         "log_id": last.log_id,
         "task_ids": list(dict.fromkeys(entry.task_id for entry in block if entry.task_id)),
-        "lines": [to_document(codec.encode_log(entry)) for entry in block],
+        # As text: as fields of their own, a thousand lines took the driver 0.6 s to read and 0.1 s to write.
+        "lines": _stored("lines", "\n".join(map(_line, block))),
     }
     path = f"{job_path(last.job_id)}/logs/{last.log_id:016}"
     return Write(path, document, condition=False)
+
+
+def _line(entry: LogEntry) -> str:
+    row = codec.encode_log(entry)
+    return json.dumps([row[key] for key in _LINE], ensure_ascii=False, separators=(",", ":"))
 
 
 # ------------------------------------------------------------------ sizes
