@@ -41,7 +41,7 @@ from sluicegate.core.store_errors import (
     StoreUnavailableError,
 )
 from sluicegate.stores import open_store
-from sluicegate.stores.firestore import writing
+from sluicegate.stores.firestore import connection, writing
 from sluicegate.stores.firestore.connection import Connection, WriteInDoubtError
 from sluicegate.stores.firestore.writing import WRITES_MAX
 
@@ -493,6 +493,45 @@ def _answers(store: Store) -> bool:
         return store.list(JobQuery()) == []
     except StoreUnavailableError:
         return False
+
+
+def test_a_stream_that_is_old_is_opened_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some streams are reported to fall silent for good; no stop may depend on one."""
+    monkeypatch.setattr(connection, "STREAM_SECONDS", 0.5)
+    listen, opened = Connection.listen, threading.Semaphore(0)
+
+    def counted(self: Connection, *arguments: Any) -> Any:
+        opened.release()
+        return listen(self, *arguments)
+
+    monkeypatch.setattr(Connection, "listen", counted)
+    told = threading.Event()
+    unwatch = store.watch(told.set)
+    for _ in range(3):
+        assert opened.acquire(timeout=HEARD_WITHIN_SECONDS), "the stream was not opened anew"
+    told.clear()
+    stored(store, job(1))
+    assert told.wait(HEARD_WITHIN_SECONDS)
+    unwatch()
+
+
+def test_a_query_that_breaks_is_asked_again_as_a_whole(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on behind what has come would begin the query's limit anew."""
+    jobs = [stored(store, job(n)) for n in range(4)]
+    stream, broken = firestore.Query.stream, threading.Event()
+
+    def breaking(self: Any, **given: Any) -> Iterator[Any]:
+        for n, found in enumerate(stream(self, **given)):
+            if n == 2 and not broken.is_set():
+                broken.set()
+                raise api.ServiceUnavailable("the connection broke")
+            yield found
+
+    monkeypatch.setattr(firestore.Query, "stream", breaking)
+    assert store.list(JobQuery(limit=3)) == jobs[:0:-1]
+    assert broken.is_set()
 
 
 def test_who_watched_a_store_that_is_closed_is_not_told_any_more(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry, if_exception_type
@@ -23,6 +23,11 @@ Snapshot: TypeAlias = "firestore.DocumentSnapshot[Any]"
 Query: TypeAlias = firestore.Query
 
 CALL_SECONDS: Final = 10.0
+# A stream that is older is opened anew: some are reported to fall silent for good without breaking.
+# Source: googleapis/python-firestore, issue 18.
+STREAM_SECONDS: Final = 300.0
+
+_Result = TypeVar("_Result")
 
 # A read can be done again at once. A write cannot: `WriteInDoubtError`.
 _READ_AGAIN: Final = Retry(
@@ -31,6 +36,7 @@ _READ_AGAIN: Final = Retry(
     maximum=0.5,
     timeout=1.0,
 )
+_NEVER_AGAIN: Final = Retry(predicate=lambda _: False)
 
 _SIGN_IN: Final = (
     "sign in with `gcloud auth application-default login`, "
@@ -51,7 +57,9 @@ _MENDS: Final[tuple[tuple[type[Exception], str], ...]] = (
         "check the network, and FIRESTORE_EMULATOR_HOST if it is set, then try again",
     ),
 )
+# What a stream breaks with; of these, what it ends with when it has had its time.
 STREAM_ERRORS: Final = (api.GoogleAPICallError,)
+STREAM_IS_OLD: Final = api.DeadlineExceeded
 # The connection broke, or the service did, while it had the write.
 _IN_DOUBT: Final = (api.ServiceUnavailable, api.InternalServerError, api.Unknown)
 _INDEX_MEND: Final = (
@@ -103,16 +111,18 @@ class Connection:
         references = [self._client.document(path) for path in paths]
         if not references:
             return {}
-        with self._translated():
+
+        def read() -> dict[str, Snapshot]:
             found = self._client.get_all(
-                references, fields, retry=_READ_AGAIN, timeout=CALL_SECONDS
+                references, fields, retry=_NEVER_AGAIN, timeout=CALL_SECONDS
             )
             return {one.reference.path: one for one in found if one.exists}
 
+        return self._again(read)
+
     def run(self, query: Query) -> list[Snapshot]:
         """Return what a query finds, in order. Its caller bounds it."""
-        with self._translated():
-            return list(query.stream(retry=_READ_AGAIN, timeout=CALL_SECONDS))
+        return self._again(lambda: list(query.stream(retry=_NEVER_AGAIN, timeout=CALL_SECONDS)))
 
     # ---------------------------------------------------------------- what is written
 
@@ -143,8 +153,8 @@ class Connection:
 
     def delete(self, path: str) -> None:
         """Remove a document; one that is not there is no error."""
-        with self._translated():
-            self._client.document(path).delete(retry=_READ_AGAIN, timeout=CALL_SECONDS)
+        document = self._client.document(path)
+        self._again(lambda: document.delete(retry=_NEVER_AGAIN, timeout=CALL_SECONDS))
 
     # ---------------------------------------------------------------- what is heard
 
@@ -166,7 +176,10 @@ class Connection:
         # its own with an exception that nobody can catch.
         with self._translated():
             return self._client._firestore_api.listen(
-                requests=requests(), metadata=self._client._rpc_metadata, retry=None, timeout=None
+                requests=requests(),
+                metadata=self._client._rpc_metadata,
+                retry=None,
+                timeout=STREAM_SECONDS,
             )
 
     def close(self) -> None:
@@ -176,6 +189,14 @@ class Connection:
             self._client._firestore_api.transport.close()
 
     # ---------------------------------------------------------------- errors
+
+    def _again(self, call: Callable[[], _Result]) -> _Result:
+        """Do what can be done twice, again for a moment while the service is away.
+
+        The whole of it: the driver would go on with a broken query by itself, past the query's limit.
+        """
+        with self._translated():
+            return _READ_AGAIN(call)()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sluicegate.core.store_errors import StoreUnavailableError
-from sluicegate.stores.firestore.connection import STREAM_ERRORS, Connection, is_refused
+from sluicegate.stores.firestore.connection import (
+    STREAM_ERRORS,
+    STREAM_IS_OLD,
+    Connection,
+    is_refused,
+)
 from sluicegate.stores.firestore.documents import COUNTERS
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ class Watch:
             try:
                 self._listen()
             except (*STREAM_ERRORS, StoreUnavailableError) as error:
+                if isinstance(error, STREAM_IS_OLD):
+                    continue
                 if not self._ended.is_set():
                     log.info("store_watch_broken error=%s", error)
             self._ended.wait(_PAUSE_SECONDS)
