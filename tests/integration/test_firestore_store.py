@@ -37,6 +37,7 @@ from sluicegate.core.plan import Plan, PlanStep
 from sluicegate.core.ports import Accepted, Change, Executor, Refused, Store, Writer
 from sluicegate.core.store_errors import (
     RecordTooLargeError,
+    StoreDriverMissingError,
     StoreTooNewError,
     StoreUnavailableError,
 )
@@ -617,7 +618,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     for name in [name for name in sys.modules if name.startswith("sluicegate.stores.firestore.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "google.cloud", None)
-    with pytest.raises(StoreUnavailableError, match=r"pip install 'sluicegate\[firestore\]'"):
+    with pytest.raises(StoreDriverMissingError, match=r"pip install 'sluicegate\[firestore\]'"):
         open_store("firestore://p")
 
 
