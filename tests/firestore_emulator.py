@@ -39,6 +39,7 @@ class Emulator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *_dying_with_us(),
                     java,
                     *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"),
                     *("-cp", str(_jar()), MAIN, "start"),
@@ -74,6 +75,12 @@ class Emulator:
                 return bool(answer.status == 200)
         except OSError:
             return False
+
+
+def _dying_with_us() -> list[str]:
+    """The prefix of a command that ends also when the tests are killed; it keeps its pid."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def what_is_missing() -> str | None:
