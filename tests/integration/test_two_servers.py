@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -43,19 +44,22 @@ def waits(task: Task):
 '''
 
 Pair = tuple[Server, Server]
+on_every_store = pytest.mark.parametrize(
+    "store_url", ["postgresql", "firestore", "sqlite"], indirect=True
+)
 
 
-@pytest.fixture(params=["postgresql", "firestore", "sqlite"])
+@pytest.fixture
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store that two servers can share; SQLite too, where they share a disk."""
-    match request.param:
-        case "postgresql":
-            return str(request.getfixturevalue("postgresql_database"))
+    """An empty store that two servers can share: PostgreSQL unless a test says otherwise. SQLite too, on one disk."""
+    match getattr(request, "param", "postgresql"):
         case "firestore":
             request.getfixturevalue("firestore_emulator")
             return f"firestore://p-{uuid4().hex[:20]}"
-        case _:
+        case "sqlite":
             return f"sqlite:///{tmp_path}/shared.db"
+        case _:
+            return str(request.getfixturevalue("postgresql_database"))
 
 
 @pytest.fixture
@@ -92,6 +96,7 @@ def pages(folder: Path) -> list[int]:
     return sorted(table.column("page").to_pylist())
 
 
+@on_every_store
 def test_any_of_them_stops_any_job(pair: Pair) -> None:
     """At once, and not when somebody happens to look."""
     first, second = pair
@@ -107,6 +112,7 @@ def test_any_of_them_stops_any_job(pair: Pair) -> None:
     assert stopped["stage"] == "checkpoint"
 
 
+@on_every_store
 def test_a_killed_servers_job_goes_on_at_the_other(pair: Pair, tmp_path: Path) -> None:
     """Within the lease and two seconds; every row once."""
     first, second = pair
@@ -192,7 +198,14 @@ def test_the_timeline_of_a_job_is_followed_from_the_other_server(pair: Pair) -> 
     with second.http.stream("GET", "/api/events", timeout=30) as stream:
         lines = stream.iter_lines()
         job_id = first.start(pipelines=["bronze.first"])
+        deadline = time.monotonic() + 30  # a quiet stream sends comments
+        seen = []
         for line in lines:
-            if line.startswith("event: job.finished"):
-                break
+            if line.startswith("data:"):
+                seen.append(json.loads(line.removeprefix("data:")))
+                if seen[-1]["type"] == "job.finished":
+                    break
+            assert time.monotonic() < deadline, seen
+    assert {event["job_id"] for event in seen} == {job_id}
+    assert [e["type"] for e in seen][:2] == ["job.created", "job.started"]
     assert second.job(job_id)["status"] == "success"

@@ -51,7 +51,7 @@ MEMORY_GROWTH_BYTES_MAX: Final = 2 * 1024**3
 
 
 def run_worker(fds: list[int], settings: dict[str, Any], cgroup: Cgroup) -> None:
-    """Become a worker. Returns when the executor closes the channel."""
+    """Become a worker. It ends when the executor closes the channel."""
     channel_fd, stdout_fd, stderr_fd = fds
     os.setsid()  # a task that signals its own group hits nobody else, and no terminal reaches it
     become_subreaper()
@@ -110,7 +110,7 @@ class Worker:
                     case "call":
                         self._reply(message)
             except ChannelClosedError:
-                return
+                self._end_all()
 
     # ---------------------------------------------------------------- the control thread
 
@@ -127,10 +127,17 @@ class Worker:
                     case _:
                         self._inbox.put(message)
         except ChannelClosedError:
-            # The executor is gone or has let go of us. The guard ends our tree, unless it is gone as well.
-            kill_below(os.getpid())
-            self._cgroup.end({own} if (own := find(os.getpid())) else set())
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._end_all()
+
+    def _end_all(self) -> NoReturn:
+        """The executor is gone or has let go of us. The guard ends our tree, unless it is gone as well.
+
+        Whichever thread notices does it: if this process ended first, nobody would know what it has left.
+        """
+        kill_below(os.getpid())
+        self._cgroup.end({own} if (own := find(os.getpid())) else set())
+        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(70)  # not reached
 
     def _deliver(self, message: Message) -> None:
         which = message["task_id"], message["attempt"]
