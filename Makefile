@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit format lock clean chromium firestore-emulator
+.PHONY: help setup demo test check unit simulate format lock clean chromium firestore-emulator
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ check: $(READY) ## format, lint and types
 
 unit: $(READY) ## the pure tests only
 	@$(BIN)/python -m pytest tests/unit -q
+
+SEEDS ?= 1000
+simulate: $(READY) ## seeded histories of one executor and of a fleet: make simulate SEEDS=1000
+	@SIMULATIONS=$(SEEDS) $(BIN)/python -m pytest -q tests/unit/core/test_executor_simulation.py tests/unit/core/test_fleet_simulation.py
 
 format: $(READY) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff format .

@@ -1,0 +1,124 @@
+"""What other processes commit is heard here, in order, and at least once. The store is in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from fakes import Memory, MemoryStore
+
+from sluicegate.core.following import Follower
+from sluicegate.core.hub import Hub
+from sluicegate.core.job import Event, Job, JobStatus
+from sluicegate.core.ports import Accepted, Change
+from sluicegate.core.store_errors import StoreUnavailableError
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Heard:
+    """A follower, what it handed on, and another process that writes to the same store."""
+
+    def __init__(self) -> None:
+        memory = Memory()
+        self.store, self.other = MemoryStore(memory), MemoryStore(memory)
+        self.hub = Hub()
+        self.published: list[int] = []
+        self.foreign: list[str] = []
+        self.fails = 0
+        self.hub.watch(lambda events: self.published.extend(e.event_id for e in events))
+        self.follower = Follower(self.store, self.hub)
+        [created] = self.store.commit(
+            [Change(Job("j", "j", JobStatus.PENDING, T0, 0), made_from=0)]
+        )
+        assert isinstance(created, Accepted)
+        self.job = created.job
+
+    def hear(self, events: Sequence[Event]) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise StoreUnavailableError("memory", "it is away", mend="wait")
+        self.foreign += [event.type for event in events]
+
+    def write(self, store: MemoryStore, *types: str) -> tuple[Event, ...]:
+        events = tuple(Event(type_, "j", T0) for type_ in types)
+        [outcome] = store.commit([Change(self.job, made_from=self.job.version, events=events)])
+        assert isinstance(outcome, Accepted)
+        self.job = outcome.job
+        return outcome.events
+
+    def own(self, *types: str) -> None:
+        self.follower.wrote(self.write(self.store, *types))
+
+    def until(self, fact: Callable[[], object]) -> None:
+        for _ in range(2000):
+            if fact():
+                return
+            time.sleep(0.01)
+        raise AssertionError((self.foreign, self.published))
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    one = Heard()
+    one.write(one.other, "before")
+    one.follower.start(one.hear)
+    yield one
+    one.follower.close()
+
+
+def test_only_what_others_wrote_is_heard_and_all_is_published(heard: Heard) -> None:
+    """Own decisions are acted on when they are made; watchers want everything."""
+    heard.own("own 1", "own 2")
+    heard.write(heard.other, "theirs 1")
+    heard.own("own 3")
+    heard.write(heard.other, "theirs 2", "theirs 3")
+    heard.until(lambda: len(heard.foreign) >= 3)
+    assert [t for t in heard.foreign if t.startswith("theirs")] == [
+        "theirs 1",
+        "theirs 2",
+        "theirs 3",
+    ]
+    assert "before" not in heard.foreign
+    heard.until(lambda: set(heard.published) >= {2, 3, 4, 5, 6, 7})
+
+
+def test_own_events_do_not_pile_up(heard: Heard) -> None:
+    """A server writes millions of them."""
+    for n in range(50):
+        heard.own(f"own {n}")
+    assert not heard.follower._own
+    heard.write(heard.other, "theirs")
+    heard.until(lambda: "theirs" in heard.foreign)
+    for n in range(50):
+        heard.own(f"own {n}")
+    heard.write(heard.other, "again")
+    heard.until(lambda: "again" in heard.foreign)
+    assert not heard.follower._own
+
+
+def test_what_could_not_be_handed_on_comes_again(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store went away while a job was read: a stop must not be lost by that."""
+    monkeypatch.setattr("sluicegate.core.following.RETRY_SECONDS", 0.01)
+    heard.fails = 3
+    heard.write(heard.other, "theirs")
+    heard.until(lambda: heard.foreign == ["theirs"])
+
+
+def test_more_than_a_page_is_heard_whole(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluicegate.core.following.PAGE_SIZE", 3)
+    heard.write(heard.other, *[f"theirs {n}" for n in range(10)])
+    heard.until(lambda: len(heard.foreign) == 10)
+    assert heard.foreign == [f"theirs {n}" for n in range(10)]
+
+
+def test_after_its_end_nothing_is_heard(heard: Heard) -> None:
+    heard.follower.close()
+    heard.write(heard.other, "theirs")
+    assert heard.foreign == []
+    assert replace(heard.job).job_id == "j"
