@@ -18,6 +18,8 @@ if "sluicegate.workers.guard" in sys.orig_argv:
     process_tree.kill_tree = lambda root: int(process_tree.send_signal(root, signal.SIGKILL))
     process_tree.kill_below = lambda root, **_: process_tree.Swept(0, True)
     process_tree.children = lambda parent: []
+    from sluicegate.workers import cgroup
+    cgroup.own_folder = lambda: None
 """
 TREES = ("own_sessions", "daemons")
 
