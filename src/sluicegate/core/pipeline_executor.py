@@ -417,11 +417,8 @@ class PipelineExecutor:
                 self._drop(job_id)
         elif job.is_settled or self._is_leaving:
             return
-        elif any(active.run.job.job_id == job_id for active in self._active.values()):
-            # Its tasks of an earlier holding are being ended here; only then may they run again.
-            self._agenda.pause(lambda: self._look_at(self._store.get(job_id)))
         elif job.executor_id == self.executor_id:
-            self._adopt(job)
+            self._adopt_when_free(job)
         elif job.executor_id is None:
             # Closing what was stopped before it began takes no worker.
             if job.is_terminal or self._room() > 0:
@@ -566,13 +563,20 @@ class PipelineExecutor:
         def then(written: Written) -> None:
             failed()
             if written.changed and written.job.job_id not in self._runs:
-                self._adopt(written.job)
+                self._adopt_when_free(written.job)
 
         def failed() -> None:
             self._claiming.discard(seen.job_id)
 
         self._claiming.add(seen.job_id)
         self._agenda.write(seen.job_id, decide, then, failed)
+
+    def _adopt_when_free(self, job: Job) -> None:
+        """Hold a job that is this executor's, once its tasks of an earlier holding have ended here."""
+        if any(active.run.job.job_id == job.job_id for active in self._active.values()):
+            self._agenda.pause(lambda: self._look_at(self._store.get(job.job_id)))
+        else:
+            self._adopt(job)
 
     def _adopt(self, job: Job) -> None:
         plan = self._store.plan(job.job_id)
@@ -1387,13 +1391,15 @@ class PipelineExecutor:
         self._queue(run)
 
     def _retry(self, run: JobRun, pipeline: str) -> None:
-        if self._is_held(run) and not run.job.is_terminal:
+        # What is taken was stopped in the pause, and its end is on its way: it must not be ended twice.
+        if self._is_held(run) and not run.job.is_terminal and pipeline not in run.taken:
             run.give_back(pipeline)
             self._queue(run)
 
     def _table_is_free(self, table: str) -> None:
         while (job_id := self._book.next_in_line(table)) is not None:
-            if (run := self._runs.get(job_id)) is not None and not run.job.is_terminal:
+            run = self._runs.get(job_id)
+            if run is not None and not run.job.is_terminal and table not in run.taken:
                 run.give_back(table)
                 self._queue(run)
                 return

@@ -142,6 +142,12 @@ class World:
         other = JobManager(self.store, ledger, self.clock, self.catalog, wake=lambda *_: None)
         other.cancel(job_id, StopRequest("ann", "enough", mode))
 
+    def cancel_task_elsewhere(self, job_id: str, pipeline: str) -> None:
+        """Another process stops one task of the job; nobody is woken here."""
+        ledger = DirectLedger(self.store, lambda _: None)
+        other = JobManager(self.store, ledger, self.clock, self.catalog, wake=lambda *_: None)
+        other.cancel_task(job_id, self.task(job_id, pipeline).task_id, StopRequest("ann"))
+
     def steal(self, job_id: str) -> None:
         """Another executor takes the job over."""
         seen = self.store.get(job_id)

@@ -96,6 +96,7 @@ class MemoryStore:
         self.memory = memory or Memory()
         self.unavailable = False
         self.before_commit: Callable[[], None] = lambda: None
+        self.accepted: Callable[[Change], None] = lambda _: None
         self.commits: list[int] = []
         self.log_appends: list[int] = []
         self.reads = 0
@@ -280,6 +281,7 @@ class MemoryStore:
         if job_id in spoiled or duplicate is not None or not fits:
             spoiled.add(job_id)
             return Refused(stored, duplicate)
+        self.accepted(change)
         job = replace(change.job, version=change.made_from + 1)
         kept.jobs[job_id] = job
         if change.plan is not None:

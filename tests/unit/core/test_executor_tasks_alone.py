@@ -92,6 +92,29 @@ def test_a_retry_does_not_bring_it_back(made: Made) -> None:
     assert world.handed == [A]
 
 
+def test_a_task_that_was_stopped_in_its_pause_is_ended_once(made: Made) -> None:
+    """Its end is on its way to a slow store when the pause is over and the next stop is heard of: it counts once."""
+    world = made(spec(A, retries=3, retry_delay_seconds=5.0), spec(B), capacity=1)
+    job_id = world.run()
+    world.end(A, "failed", error="no")
+    assert world.running == [B]
+    world.manager.cancel_task(job_id, world.task(job_id, A).task_id, StopRequest("ben"))
+    world.ledger.held = True
+    world.settle()  # decides the end of A
+    world.later(5)  # the pause is over
+    world.cancel_task_elsewhere(job_id, B)
+    world.executor.wake(job_id, world.job(job_id))
+    world.settle()
+    world.ledger.held = False
+    world.ledger.release()
+    world.settle()
+    world.end(B, "cancelled", stage=Stage.CHECKPOINT)
+    job = world.job(job_id)
+    assert (job.status, job.cancelled_tasks) == (JobStatus.CANCELLED, 2)
+    world.is_sound()
+    world.is_idle()
+
+
 def test_a_stop_in_the_pause_before_a_retry_ends_it_there(made: Made) -> None:
     """No worker has it; nobody must wait for the pause."""
     world = made(spec(A, retries=3, retry_delay_seconds=60.0), spec(B))

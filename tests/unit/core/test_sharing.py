@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from executor_world import LEASE_SECONDS, STATS, World, spec
 
 from sluicegate.core.cancellation import Stage
-from sluicegate.core.job import JobStatus, StopMode, TaskStatus
-from sluicegate.core.ports import PermitAsked, Settled, TaskEnded
+from sluicegate.core.job import Event, JobStatus, StopMode, TaskStatus
+from sluicegate.core.ports import Change, PermitAsked, Settled, TaskEnded
 
 A, B, C, SA = "bronze.a", "bronze.b", "bronze.c", "silver.a"
 SPECS = (spec(A), spec(B), spec(C), spec(SA, A))
 MARGIN_SECONDS = 2.0
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Two:
@@ -288,6 +290,26 @@ def test_the_next_server_of_a_home_waits_for_no_lease(two: Two) -> None:
     assert two.first.running == [A]
     assert two.first.job(job_id).recoveries == 1
     assert two.second.handed == []
+
+
+def test_a_job_that_comes_back_waits_until_its_task_of_before_is_gone(two: Two) -> None:
+    """It was taken over and handed back while the kill of its first task is still under way here."""
+    job_id = two.first.run(A)
+    task_id = two.first.live(A).task_id
+    seen = two.first.job(job_id)
+    gone = replace(seen, executor_id=None, lease=seen.lease + 1)
+    two.first.store.commit(
+        [Change(gone, made_from=seen.version, events=(Event("job.released", job_id, T0),))]
+    )
+    two.first.executor.wake(job_id)
+    two.first.settle()
+    assert two.first.stages(task_id) == [Stage.KILL]
+    two.alive.remove(two.second)
+    two.pass_(3)
+    assert len(two.first.handed) == 1
+    two.first.end(A, "lost")
+    two.pass_(2)
+    assert two.first.handed == [A, A]
 
 
 def test_a_server_of_another_home_takes_nothing_from_a_living_one(two: Two) -> None:
