@@ -977,7 +977,8 @@ class PipelineExecutor:
         """Give workers what has started, unless a stop that was decided meanwhile has been heard of by now."""
         handing, self._handing = self._handing, []
         for assignment in handing:
-            run = self._active[assignment.task_id].run
+            active = self._active[assignment.task_id]
+            run, active.given_up = active.run, self._lease.out_of_touch
             stopped = run.job.is_terminal or assignment.task_id in run.job.task_stops
             if self._is_held(run) and not stopped and not self._is_leaving:
                 self._workers.run(assignment)

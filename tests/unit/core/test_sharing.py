@@ -260,6 +260,22 @@ def test_nothing_starts_and_nothing_is_committed_out_of_touch(two: Two) -> None:
     assert two.first.handed == before
 
 
+def test_a_start_that_is_stored_while_the_lease_is_lost_is_handed_back(two: Two) -> None:
+    """It never ran here; that is no failure of the task."""
+    job_id = two.first.run(A, settle=False)
+    two.first.ledger.held = True
+    two.first.executor.tick(0)
+    two.first.executor._lease.out_of_touch = True
+    two.first.ledger.held = False
+    two.first.ledger.release()
+    two.first.settle()
+    assert two.first.handed == []
+    task = two.first.task(job_id, A)
+    assert (task.status, task.retries_used) == (TaskStatus.PENDING, 0)
+    two.pass_(2)
+    assert two.first.running == [A]
+
+
 def test_a_whole_fleet_that_was_paused_judges_nobody(two: Two) -> None:
     """The machine slept: both missed the beats of the other."""
     job_id = two.first.run(A)
