@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -177,7 +176,7 @@ def test_twenty_stops_and_resumes_leave_every_row_exactly_once(here: Here) -> No
 
 
 @pytest.mark.parametrize(
-    ("seconds", "watched", "stops"), [(0.005, 1.5, 7), (0.2, 1.5, 5), (3.0, 1.0, 1)]
+    ("seconds", "watched", "stops"), [(0.005, 1.5, 7), (0.2, 0.8, 9), (3.0, 1.0, 1)]
 )
 def test_a_dry_run_foretells_the_stop_and_the_work_that_a_resume_repeats(
     here: Here, tmp_path: Path, seconds: float, watched: float, stops: int
@@ -220,11 +219,17 @@ def test_a_dry_run_foretells_the_stop_and_the_work_that_a_resume_repeats(
 
 
 def _agree(pairs: list[tuple[float, float]], grain: float) -> bool:
-    """Within a factor of two in the median, give or take what is noise here and one interval, all or nothing."""
-    foretold, real = (statistics.median(values) for values in zip(*pairs, strict=True))
+    """Most pairs are within a factor of two, give or take what is noise here and one interval, all or nothing.
+
+    Each by itself: a checkpoint that is passed between the question and the stop makes its pair a whole interval apart.
+    """
     slack = NOISE_SECONDS + grain
-    print(f"foretold {foretold:.4f} s, real {real:.4f} s, of {pairs}")
-    return real <= RATIO * foretold + slack and foretold <= RATIO * real + slack
+    agree = [
+        real <= RATIO * foretold + slack and foretold <= RATIO * real + slack
+        for foretold, real in pairs
+    ]
+    print(f"{sum(agree)} of {len(pairs)} agree: {pairs}")
+    return 2 * sum(agree) > len(pairs)
 
 
 # ------------------------------------------------------------------ ended by itself
