@@ -18,7 +18,7 @@ from sluicegate.demo import REDELIVERED, deliver, pipelines_path
 DAYS = 60
 CANCEL_MS = 50
 SILENT_AFTER_MS = 250
-STOPPED_AFTER_MS = 10_000  # gross: before the ladder's end, on a machine that others load
+STOPPED_AFTER_MS = 250
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def instant(text: str) -> float:
 def test_a_stopped_demo_keeps_whole_files_and_a_second_run_the_rest(server: Server) -> None:
     """The promise of the page's red button, measured; and nothing is lost or doubled by pressing it."""
     took = []
-    silences = []
+    silences, latencies = [], []
     for _ in range(3):
         job_id = server.start(params={"pace_ms": 100})
         before = sum(ingested(server).values())
@@ -94,8 +94,7 @@ def test_a_stopped_demo_keeps_whole_files_and_a_second_run_the_rest(server: Serv
         assert receipt["outcome"] == "stopped"
         assert "bronze.flights" in [one["pipeline"] for one in receipt["stopped"]]
         assert "gold.busiest_routes" in receipt["not_started"]
-        for one in receipt["stopped"]:
-            assert one["latency_ms"] < STOPPED_AFTER_MS
+        latencies.append(max(one["latency_ms"] for one in receipt["stopped"]))
         # Each day is there once, not at all, or twice where it was delivered twice: never in part.
         whole = delivered(server)
         again = {(day.year, day.month, day.day) for day in REDELIVERED}
@@ -103,10 +102,12 @@ def test_a_stopped_demo_keeps_whole_files_and_a_second_run_the_rest(server: Serv
             shares = (whole[day], whole[day] // 2) if day in again else (whole[day],)
             assert rows in shares, f"{day}: {rows} of {whole[day]} rows"
     print(
-        f"cancel answered in {median(took):.1f} ms (median); last line {max(silences):.0f} ms after"
+        f"cancel answered in {median(took):.1f} ms (median); last line {max(silences):.0f} ms after; "
+        f"stopped within {median(latencies):.0f} ms (median), {max(latencies):.0f} ms (worst)"
     )
     assert median(took) < CANCEL_MS * SLACK
     assert max(silences) < SILENT_AFTER_MS * SLACK
+    assert median(latencies) < STOPPED_AFTER_MS * SLACK
 
     job = server.wait(server.start())
     assert job["status"] == "success"

@@ -507,6 +507,46 @@ def test_a_guard_and_a_zygote_that_are_seen_to_die_at_once_are_replaced(here: He
 # -------------------------------------------------------------------- force
 
 
+ALONE = """
+import socket, subprocess, sys, threading
+from sluicegate.workers.cgroup import Cgroup
+from sluicegate.workers.channel import Channel
+from sluicegate.workers.main import Worker
+
+class Slow(Worker):
+    def _listen(self):  # its control thread comes too late to see anything
+        threading.Event().wait()
+
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+print(child.pid, flush=True)
+theirs, ours = socket.socketpair()
+worker = Slow(Channel(ours), {"lake": sys.argv[1]}, Cgroup(None))
+worker._inbox.put({"kind": "call", "id": 1, "call": "list_tables", "arguments": {}})
+theirs.close()
+worker.serve()
+"""
+
+
+def test_a_worker_whose_main_thread_is_first_to_see_that_all_are_gone_ends_its_tree(
+    tmp_path: Path,
+) -> None:
+    """With server, guard and zygote dead nobody else is left to do it, whichever thread comes first."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None
+    with worker.stdout:
+        child = find(int(worker.stdout.readline()))
+    assert child is not None
+    try:
+        assert worker.wait(30) == -signal.SIGKILL
+        until(lambda: gone(child), "its child to be gone")
+    finally:
+        worker.kill()
+        if not gone(child):
+            kill(child.pid)
+
+
 def test_force_ends_the_whole_tree(here: Here) -> None:
     """Child, grandchild, own session, stopped, daemon, and those that ignore every signal; and nobody else."""
     here.run("bronze.pid")

@@ -256,10 +256,10 @@ class World:
         )  # an executor that has ended is forgotten once nothing of it is left
         executor = self.executor
         live: Sequence[Any] = [
-            executor._runs,
-            executor._active,
+            executor._held,
+            executor._running._tasks,
             executor._starting,
-            executor._stops,
+            executor._running._stops,
             executor._timeouts,
             executor.cancelled_jobs,
             executor._book.waiting,

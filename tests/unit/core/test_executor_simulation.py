@@ -238,7 +238,7 @@ class Simulation:
             self.tick()
 
     def tick(self) -> None:
-        held = set(self.world.executor._runs)
+        held = set(self.world.executor._held)
         self.world.executor.tick(0)
         if self.world.executor._closed.is_set():
             self.judge_hand_back(held)
@@ -281,7 +281,7 @@ class Simulation:
         if self.world.executor._closing:
             for task in list(self.world.workers.live.values()):
                 self.end(task)
-            held = set(self.world.executor._runs)
+            held = set(self.world.executor._held)
             self.world.later(1)
             assert self.world.executor._closed.is_set(), "it never closes"
             self.judge_hand_back(held)

@@ -158,7 +158,7 @@ def test_force_kills_it_at_once_and_escalates(made: Made) -> None:
     stop_task(world, job_id, A, StopMode.FORCE)
     assert world.stages(task_id) == [Stage.CHECKPOINT, Stage.KILL]
     world.cancel(job_id)
-    assert world.executor._stops[task_id].mode is StopMode.FORCE
+    assert world.executor._running._stops[task_id].mode is StopMode.FORCE
     world.end(A, "lost", stage=Stage.KILL)
     assert world.tasks(job_id) == {A: "cancelled"}
 

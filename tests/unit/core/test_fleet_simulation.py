@@ -53,8 +53,9 @@ class Fleet(Simulation):
 
         def answer_permit(task_id: str, refused: str | None) -> None:
             if refused is None:
-                active = executor._active[task_id]
-                task = active.run.records[active.pipeline]
+                active = executor._running.get(task_id)
+                assert active is not None
+                task = active.record
                 assert (task_id, task.attempt, task.permits) in self.stored_permits, (
                     "a permit that was not stored while the job was going on"
                 )

@@ -105,7 +105,7 @@ def test_the_end_of_a_task_and_the_start_of_the_next_are_stored_in_few_steps(mad
     world = made(*(spec(f"bronze.p{n}") for n in range(200)), capacity=100)
     world.run(settle=False)
     world.store.commits.clear()
-    while world.executor._runs or not world.workers.handed:
+    while world.executor._held or not world.workers.handed:
         for pipeline in list(world.running):
             world.end(pipeline, settle=False)
         world.executor.tick(0)
@@ -1037,7 +1037,7 @@ def test_who_lost_the_lease_ends_its_tasks_and_reports_nothing(made: Made) -> No
     world.end(A, "failed", error="no")
     assert world.job(job_id) == before
     assert world.tasks(job_id) == {A: "running"}
-    assert world.executor._runs == {}
+    assert world.executor._held == {}
 
 
 def test_a_lost_lease_while_a_start_is_on_its_way_starts_nothing(made: Made) -> None:

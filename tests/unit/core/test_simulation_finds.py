@@ -36,8 +36,8 @@ BUGS = [
     Bug(
         "a task starts though its job was stopped meanwhile",
         "pipeline_executor.py",
-        "return job.is_terminal or not self._mine(job, run) or task.task_id in job.task_stops",
-        "return not self._mine(job, run)",
+        "return job.is_terminal or not self._held.is_own(job, run) or task.task_id in job.task_stops",
+        "return not self._held.is_own(job, run)",
         "test_executor_simulation.Simulation",
     ),
     Bug(
@@ -54,13 +54,13 @@ BUGS = [
     ),
     Bug(
         "recovery trusts what is stored, and does not read the table's log",
-        "pipeline_executor.py",
-        "        pipeline = record.pipeline\n        self._settle(record, looked)\n",
-        "        pipeline = record.pipeline\n        then(Settled(record.stats, complete=False))\n",
+        "recovery.py",
+        "        self.settle(record, looked)\n",
+        "        then(Settled(record.stats, complete=False))\n",
     ),
     Bug(
         "a taken-over task's last writer is not shut out",
-        "pipeline_executor.py",
+        "recovery.py",
         "            if settled.complete or not record.permits:\n",
         "            if True:\n",
     ),
