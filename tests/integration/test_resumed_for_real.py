@@ -175,6 +175,7 @@ def test_twenty_stops_and_resumes_leave_every_row_exactly_once(here: Here) -> No
 # ------------------------------------------------------------------ what a dry run foretells
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("seconds", "watched", "stops"), [(0.005, 1.5, 7), (0.2, 0.8, 9), (3.0, 1.0, 1)]
 )

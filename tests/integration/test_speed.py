@@ -11,6 +11,8 @@ from support import Here, Server, median, servers
 
 from sluicegate.core.job import JobStatus
 
+pytestmark = pytest.mark.alone
+
 TASKS = 1000
 TASKS_PER_SECOND_MIN = 100
 FIRST_LINE_SECONDS_MAX = 0.25

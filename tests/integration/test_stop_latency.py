@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from support import Server, median, servers, until
 
+pytestmark = pytest.mark.alone
+
 STOPS = int(os.environ.get("STOPS", "100"))
 LAST_LINE_MS_MAX = 250
 ANSWER_MS_MAX = 250
