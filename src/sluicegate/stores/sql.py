@@ -212,6 +212,30 @@ class SqlStore:
                 self._batches.write(connection, batch)
         return batch.outcomes(refused)
 
+    def remove(self, groups: Sequence[Sequence[Job]]) -> list[bool]:
+        """Remove each group of jobs whose versions are those that are stored, with all that belongs to them."""
+        job_ids = [job.job_id for group in groups for job in group]
+        if not job_ids:
+            return []
+        with self._write() as connection:
+            self._batches.hold_counters(connection)  # keeps other writers out
+            stored = _jobs(connection, job_ids)
+            removed = [
+                all(j.job_id in stored and stored[j.job_id].version == j.version for j in group)
+                for group in groups
+            ]
+            fit = [
+                job.job_id
+                for group, is_removed in zip(groups, removed, strict=True)
+                for job in group
+                if is_removed
+            ]
+            self._batches.remove_terms(connection, [stored[job_id] for job_id in fit])
+            for some in chunks(fit):
+                for table in (logs, events, tasks, plans, jobs):
+                    connection.execute(delete(table).where(table.c.job_id.in_(some)))
+        return removed
+
     # ---------------------------------------------------------------- executors
 
     def beat(self, executor: Executor) -> None:
@@ -261,6 +285,16 @@ class SqlStore:
         statement = statement.order_by(events.c.event_id).limit(limit)
         with self._read() as connection:
             return [codec.decode_event(row) for row in connection.execute(statement).mappings()]
+
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        """Remove at most `most` of the lines and events of jobs, in one step; return how many there were."""
+        count = 0
+        with self._write() as connection:
+            for table, row_id in ((logs, logs.c.log_id), (events, events.c.event_id)):
+                for some in chunks(job_ids):
+                    found = select(row_id).where(table.c.job_id.in_(some)).limit(most - count)
+                    count += connection.execute(delete(table).where(row_id.in_(found))).rowcount
+        return count
 
     def last_event_id(self) -> int:
         """Return the highest event id that was given out, 0 when there is none."""

@@ -58,14 +58,14 @@ _FIXED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One document to write.
+    """One document to write; `document` is `None` where it is to be removed.
 
     `condition`: `False` when it must not exist yet, an update time when it must be of that time, `None` for
     neither. `merge`: fields that are not named stay. `first`: the fields whose lowest value ever is kept.
     """
 
     path: str
-    document: Document
+    document: Document | None
     condition: Literal[False] | datetime | None = None
     merge: bool = False
     first: tuple[str, ...] = ()

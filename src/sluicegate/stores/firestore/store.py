@@ -44,6 +44,7 @@ from sluicegate.stores.firestore.documents import (
     writer_path,
 )
 from sluicegate.stores.firestore.reading import ALTERNATIVES_MAX, chunks, find_jobs, walk
+from sluicegate.stores.firestore.removing import Removing
 from sluicegate.stores.firestore.watching import Watch
 from sluicegate.stores.firestore.writing import Writing
 
@@ -67,6 +68,7 @@ class FirestoreStore:
         self._where = f"firestore://{project}/{database}"
         self._connection = Connection(project, database, self._where)
         self._writing = Writing(self._connection)
+        self._removing = Removing(self._connection)
         self._watches: list[Watch] = []
         try:
             self._lay_out()
@@ -196,6 +198,10 @@ class FirestoreStore:
         """
         return self._writing.commit(changes) if changes else []
 
+    def remove(self, groups: Sequence[Sequence[Job]]) -> list[bool]:
+        """Remove each group of jobs whose versions are those that are stored, with all that belongs to them."""
+        return [self._removing.remove(group) for group in groups]
+
     # ---------------------------------------------------------------- executors
 
     def beat(self, executor: Executor) -> None:
@@ -253,6 +259,10 @@ class FirestoreStore:
             codec.decode_event(from_document(snapshot.to_dict() or {}))
             for snapshot in self._connection.run(query)
         ]
+
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        """Remove at most `most` documents of lines and events of jobs; return how many there were."""
+        return self._removing.remove_journal(job_ids, most)
 
     def last_event_id(self) -> int:
         """Return the highest event id that was given out, 0 when there is none."""
