@@ -11,6 +11,7 @@ from sluicegate.cli import (
     keys,
     pipelines,
     project,
+    prune,
     run,
     serve,
     tables,
@@ -36,6 +37,7 @@ app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(tables.app, name="tables")
 app.add_typer(keys.app, name="keys")
 app.command("verify-stop")(verify_stop.verify_stop)
+app.command("prune")(prune.prune)
 app.command("doctor")(doctor.doctor)
 
 

@@ -79,7 +79,7 @@ class Pruned:
 class PruneCursorError(SluicegateError):
     """A cursor that no step of a prune has answered."""
 
-    code = "prune_cursor_invalid"
+    code = "invalid_cursor"
 
     def __init__(self) -> None:
         super().__init__(
