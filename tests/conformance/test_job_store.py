@@ -972,3 +972,23 @@ def test_a_wide_job_is_removed_whole(store: Store) -> None:
     assert list(store.remove([[wide]])) == [True]
     assert list(store.tasks([wide.job_id])) == []
     assert list(store.list(JobQuery())) == []
+
+
+def test_epochs_are_raised_where_a_table_is_ahead_and_never_lowered(store: Store) -> None:
+    """A store from a backup must hand out none that a writer has had."""
+    held = Writer("silver.a", epoch=3, job_id=job(1).job_id, task_id="t1")
+    stored(store, job(1), writers=(held, Writer("silver.b", epoch=9)))
+    assert list(store.raise_epochs({"silver.b": 5, "silver.a": 7, "silver.new": 2})) == [
+        "silver.a",
+        "silver.new",
+    ]
+    found = store.writers(["silver.a", "silver.b", "silver.new"])
+    assert found["silver.a"] == replace(held, epoch=7, revision=2)
+    assert found["silver.b"].epoch == 9
+    assert (found["silver.new"].epoch, found["silver.new"].is_free) == (2, True)
+    taken = replace(found["silver.new"], epoch=3, job_id=job(1).job_id, task_id="t2")
+    outdated = replace(held, revision=1)
+    seen = store.get(job(1).job_id)
+    assert kinds(store.commit([change(seen, writers=(outdated,))])) == [Refused]
+    assert kinds(store.commit([change(seen, writers=(taken,))])) == [Accepted]
+    assert list(store.raise_epochs({})) == []

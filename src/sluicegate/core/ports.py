@@ -167,6 +167,13 @@ class JobStore(Protocol):
         """
         ...
 
+    def raise_epochs(self, epochs: Mapping[str, int]) -> Sequence[str]:
+        """Raise the epochs of tables' writers to at least these: a store from a backup is behind its tables.
+
+        Returns: the tables whose epoch was lower, in order.
+        """
+        ...
+
     def remove(self, groups: Sequence[Sequence[Job]]) -> Sequence[bool]:
         """Remove groups of jobs with all that belongs to them: each group whole, or not at all.
 

@@ -185,6 +185,10 @@ class Lake:
         loaded = commits.load(self.path(table))
         return None if loaded is None else rollback.author(self.path(table), loaded.version())
 
+    def epoch(self, table: str) -> int:
+        """Return the epoch of a table's last writer; 0 before the first."""
+        return commits.epoch_of(commits.load(self.path(table)))
+
     def undoable(self, table: str) -> list[str]:
         """Return the jobs that could be rolled back one after another, newest first."""
         loaded = commits.load(self.path(table))

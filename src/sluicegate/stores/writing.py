@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeVar
@@ -24,7 +25,7 @@ from sqlalchemy import (
 )
 
 from sluicegate.core.job import Job, LogEntry
-from sluicegate.core.ports import Change, Executor
+from sluicegate.core.ports import Change, Executor, Writer
 from sluicegate.stores import codec
 from sluicegate.stores.batch import Batch, Counters, Stored, number_logs
 from sluicegate.stores.schema import (
@@ -166,6 +167,11 @@ class BatchWriter:
     def beat(self, connection: Connection, executor: Executor) -> None:
         """Write a heartbeat."""
         self._upsert_executor.run(connection, [codec.encode_executor(executor)])
+
+    def write_writers(self, connection: Connection, changed: Iterable[Writer]) -> None:
+        """Write tables' writers, each with its revision raised."""
+        raised = (replace(writer, revision=writer.revision + 1) for writer in changed)
+        self._upsert_writer.run(connection, map(codec.encode_writer, raised))
 
     def remove_terms(self, connection: Connection, of: Sequence[Job]) -> None:
         """Remove what jobs are found by: each term is named, since no index leads from a job to its terms."""

@@ -86,6 +86,10 @@ class LakeTables:
         """Return every table and the job that made what it holds."""
         return {table: self._lake.author(table) for table in self._lake.list_tables()}
 
+    def epochs(self) -> dict[str, int]:
+        """Return every table and the epoch of its last writer."""
+        return {table: self._lake.epoch(table) for table in self._lake.list_tables()}
+
     def undoable(self, table: str) -> list[str]:
         """Return the jobs that could be rolled back one after another, newest first."""
         return self._lake.undoable(table)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -177,6 +177,15 @@ class MemoryStore:
         for told in list(self.memory.watchers):
             told()
         return outcomes
+
+    def raise_epochs(self, epochs: Mapping[str, int]) -> list[str]:
+        with self._open() as kept:
+            known = {table: kept.writers.get(table, Writer(table)) for table in sorted(epochs)}
+            behind = [table for table, writer in known.items() if writer.epoch < epochs[table]]
+            for table in behind:
+                revision = known[table].revision + 1
+                kept.writers[table] = replace(known[table], epoch=epochs[table], revision=revision)
+            return behind
 
     def remove(self, groups: Sequence[Sequence[Job]]) -> Sequence[bool]:
         with self._open() as kept:

@@ -228,7 +228,7 @@ def task_write(task: TaskRecord, position: int) -> Write:
     return Write(path, document, merge=True, first=("position",))
 
 
-def writer_write(writer: Writer, condition: Literal[False] | datetime) -> Write:
+def writer_write(writer: Writer, condition: Literal[False] | datetime | None) -> Write:
     """Return the write of a table's writer."""
     document = to_document(codec.encode_writer(writer))
     return Write(writer_path(writer.table), document, condition)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from sluicegate.core.job import (
@@ -42,6 +44,7 @@ from sluicegate.stores.firestore.documents import (
     plan_path,
     to_document,
     writer_path,
+    writer_write,
 )
 from sluicegate.stores.firestore.reading import ALTERNATIVES_MAX, chunks, find_jobs, walk
 from sluicegate.stores.firestore.removing import Removing
@@ -197,6 +200,22 @@ class FirestoreStore:
             StoreUnavailableError: nothing was written, or it is found by reading again.
         """
         return self._writing.commit(changes) if changes else []
+
+    def raise_epochs(self, epochs: Mapping[str, int]) -> list[str]:
+        """Raise the epochs of tables' writers to at least these. Returns: the tables whose epoch was lower."""
+
+        def raise_some(some: Sequence[str]) -> tuple[list[Write], list[str]]:
+            known = self.writers(some)
+            behind = [table for table in some if known[table].epoch < epochs[table]]
+            raised = (
+                replace(known[t], epoch=epochs[t], revision=known[t].revision + 1) for t in behind
+            )
+            return [writer_write(writer, None) for writer in raised], behind
+
+        found: list[str] = []
+        for some in chunks(sorted(epochs), _READ_MAX):
+            found += self._writing.decide(partial(raise_some, some))
+        return found
 
     def remove(self, groups: Sequence[Sequence[Job]]) -> list[bool]:
         """Remove each group of jobs whose versions are those that are stored, with all that belongs to them."""
