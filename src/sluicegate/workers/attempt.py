@@ -285,7 +285,7 @@ def _is_stream(output: Any) -> bool:
 
 def _is_of_the_disk(error: BaseException) -> bool:
     """Whether an error is the file system's, which deltalake tells in an error of its own."""
-    if type(error).__module__.partition(".")[0] == "deltalake":
+    if any(kind.__name__ == "DeltaError" for kind in type(error).__mro__):  # it may not be loaded
         return any(words in str(error) for words in ("os error", *_MENDS_OF_DISKS))
     return isinstance(error, OSError)
 
