@@ -54,11 +54,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "home": {"errors"},
     "client": {"errors"},
     "app": {"api", "clock", "config", "core", "home", "stores", "workers", *DECLARE},
+    "backup": {"config", "home", "stores", "workers"},
     "demo": {"config", "home", *DECLARE},
     "hostile": {".", "declare", "workers.process_tree"},
     "verify": {"app", "config", "core", "home", "errors", "workers.process_tree"},
     "cli": {
-        *("app", "client", "clock", "config", "core", "demo", "home", "verify"),
+        *("app", "backup", "client", "clock", "config", "core", "demo", "home", "verify"),
         *("workers.cgroup", *DECLARE),
     },
     ".": {"cancel_policy", "declare", "errors", "task"},

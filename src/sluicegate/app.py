@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,10 +26,12 @@ from sluicegate.core.keys import create_key
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.pipeline_executor import PipelineExecutor
 from sluicegate.core.ports import Store, Tables
+from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.errors import SluicegateError
 from sluicegate.home import (
     ADMIN_KEY_NAME,
     announced,
+    has_executed,
     locked,
     session_secret,
     succeeded,
@@ -213,9 +216,21 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
 
 def _open_store(settings: Settings, stack: ExitStack) -> Store:
     settings.home.mkdir(parents=True, exist_ok=True)
+    _check_not_emptied(settings)
     store = open_store(settings.store)
     stack.callback(store.close)
     return store
+
+
+def _check_not_emptied(settings: Settings) -> None:
+    """SQLite takes an empty file for a new database; but where jobs ran before, it is what is left of one."""
+    path = Path(settings.store.removeprefix("sqlite:///"))
+    if has_executed(settings.home) and path.exists() and not path.stat().st_size:
+        raise StoreUnavailableError(
+            str(path),
+            "the file is empty, and jobs have run on this home before",
+            mend="put a backup in its place with `sluicegate restore`, or remove it to begin anew",
+        )
 
 
 def _load(workers: Any, target: str) -> Catalog:

@@ -203,6 +203,13 @@ class Client:
         path = f"/api/jobs/{_part(job_id)}/rollback"
         return self._call("POST", path, timeout=LONG_SECONDS)
 
+    def prune(self, request: Mapping[str, Any]) -> Json:
+        """Remove old jobs and files, for a few seconds; `request` has the fields of a prune.
+
+        Returns: `jobs`, `kept`, `tables`, and `cursor`: send it along until it is `None`.
+        """
+        return self._call("POST", "/api/prune", json=dict(request), timeout=LONG_SECONDS)
+
     def logs(
         self, job_id: str, *, task_id: str | None = None, after: int = 0, limit: int = 1000
     ) -> Json:

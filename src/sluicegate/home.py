@@ -92,6 +92,11 @@ def succeeded(home: Path, executor_id: str) -> list[str]:
     return before
 
 
+def has_executed(home: Path) -> bool:
+    """Whether a server or a run has lived on this home, and opened its store."""
+    return (home / EXECUTORS_NAME).exists()
+
+
 def session_secret(home: Path) -> bytes:
     """Return the secret that signs session cookies; it is made once."""
     path = home / SESSION_KEY_NAME

@@ -64,6 +64,9 @@ class OneTable:
     def settle(self, table: str, task_id: str) -> Settled:
         return Settled(TaskStats(), complete=False)
 
+    def authors(self) -> dict[str, str | None]:
+        return {"bronze.flights": None}
+
     def list_tables(self) -> list[dict[str, Any]]:
         columns = [{"name": "n", "type": "int64"}]
         return [{"name": "bronze.flights", "version": 3, "row_count": 2, "columns": columns}]

@@ -21,7 +21,7 @@ from sluicegate.errors import SluicegateError
 # Raised before there is an API to answer, or a mistake of ours, shown as an incident.
 NEVER_ANSWERED = {
     *("error", "invalid_rate_limit", "invalid_transition", "store_too_new", "store_unknown"),
-    "store_driver_missing",
+    *("store_driver_missing", "backup_failed", "backup_unsupported"),
 }
 
 

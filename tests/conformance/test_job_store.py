@@ -856,3 +856,139 @@ def test_who_watches_is_told_of_what_others_commit(
 def test_a_url_that_names_no_store_says_which_would(url: str) -> None:
     with pytest.raises(UnknownStoreError, match="name one like sqlite:///"):
         open_store(url)
+
+
+# ------------------------------------------------------------------ removing
+
+
+def test_a_job_is_removed_with_all_that_belongs_to_it_and_nothing_else(store: Store) -> None:
+    """What is left of a removed job would be found by nobody, or by somebody who trips over it."""
+    old, other = (
+        stored(
+            store,
+            job(n, labels={"team": "core"}, idempotency_key=f"key {n}", user_id="ann"),
+            tasks=(task(job(n), f"t{n}"),),
+            events=(event(job(n)), event(job(n), "job.finished")),
+            logs=(LogEntry(job(n).job_id, T0, "a line", f"t{n}"),),
+        )
+        for n in (1, 2)
+    )
+    assert list(store.remove([[old]])) == [True]
+
+    with pytest.raises(JobNotFoundError):
+        store.get(old.job_id)
+    with pytest.raises(JobNotFoundError):
+        store.plan(old.job_id)
+    assert store.find_idempotent("key 1") is None
+    assert list(store.tasks([old.job_id])) == []
+    assert store.logs(old.job_id) == []
+    assert {e.job_id for e in store.events()} == {other.job_id}
+    for query in (
+        JobQuery(),
+        JobQuery(labels=(("team", "core"),)),
+        JobQuery(pipelines=("bronze.flights",)),
+        JobQuery(user_ids=("ann",)),
+        JobQuery(statuses=(JobStatus.PENDING,)),
+    ):
+        assert [found.job_id for found in store.list(query)] == [other.job_id]
+    assert [t.task_id for t in store.tasks([other.job_id])] == ["t2"]
+    assert [line.message for line in store.logs(other.job_id)] == ["a line"]
+    assert store.find_idempotent("key 2") == other
+    assert store.latest_tasks(["bronze.flights"])["bronze.flights"].task_id == "t2"
+
+
+def test_a_job_that_has_changed_since_it_was_read_is_not_removed(store: Store) -> None:
+    """Somebody has just resumed it, or takes it back."""
+    seen = stored(store, job(1), logs=(LogEntry(job(1).job_id, T0, "a line"),))
+    [outcome] = store.commit([change(seen, resumed_by="0199-b")])
+    assert isinstance(outcome, Accepted)
+    assert list(store.remove([[seen]])) == [False]
+    assert store.get(seen.job_id) == outcome.job
+    assert store.plan(seen.job_id) == PLAN
+    assert len(store.logs(seen.job_id)) == 1
+    assert list(store.remove([[outcome.job]])) == [True]
+    assert list(store.remove([[outcome.job]])) == [False]
+
+
+def test_of_a_group_all_jobs_are_removed_or_none(store: Store) -> None:
+    """Jobs that name each other go together; one group that stays keeps no other."""
+    first, second, third = (stored(store, job(n)) for n in (1, 2, 3))
+    store.commit([change(second, error="changed")])
+    assert list(store.remove([[first, second], [third]])) == [False, True]
+    left = [found.job_id for found in store.list(JobQuery())]
+    assert left == [second.job_id, first.job_id]
+    assert list(store.remove([])) == []
+
+
+def test_ids_and_epochs_are_not_given_out_again_after_a_removal(store: Store) -> None:
+    """Whoever goes on after the last event must miss none, and a late writer must stay shut out."""
+    taken = Writer("bronze.flights", epoch=3, job_id=job(1).job_id, task_id="t1")
+    first = stored(
+        store,
+        job(1),
+        writers=(taken,),
+        events=(event(job(1)),),
+        logs=(LogEntry(job(1).job_id, T0, "a line"),),
+    )
+    [before] = store.logs(first.job_id)
+    last = store.last_event_id()
+    free = replace(taken, job_id=None, task_id=None, revision=1)
+    [outcome] = store.commit([change(first, writers=(free,))])
+    assert isinstance(outcome, Accepted)
+    assert list(store.remove([[outcome.job]])) == [True]
+    assert store.last_event_id() == last
+    assert store.writers(["bronze.flights"])["bronze.flights"].epoch == 3
+    stored(store, job(1), events=(event(job(1)),), logs=(LogEntry(job(1).job_id, T0, "again"),))
+    assert [e.event_id for e in store.events()] == [last + 1]
+    [after] = store.logs(job(1).job_id)
+    assert after.log_id > before.log_id
+
+
+def test_a_journal_is_removed_some_at_a_time(store: Store) -> None:
+    """A job may have said a million lines, and a writer must not wait for all of them."""
+    chatty, other = (stored(store, job(n), events=(event(job(n)),)) for n in (1, 2))
+    for n in range(5):
+        for of in (chatty, other):
+            store.append_logs([LogEntry(of.job_id, T0, f"line {n}")])
+    removed = [store.remove_journal([chatty.job_id], most=4) for _ in range(3)]
+    assert removed == [4, 2, 0]
+    assert store.logs(chatty.job_id) == []
+    assert store.events(job_id=chatty.job_id) == []
+    assert store.get(chatty.job_id) == chatty
+    assert len(store.logs(other.job_id)) == 5
+    assert len(store.events()) == 1
+    assert store.remove_journal([], most=4) == 0
+
+
+def test_a_wide_job_is_removed_whole(store: Store) -> None:
+    """More rows than a batch of any back end takes."""
+    wide = stored(store, job(1))
+    for start in range(0, 600, 200):
+        rows = tuple(task(wide, f"t{n}", f"bronze.p{n}") for n in range(start, start + 200))
+        [outcome] = store.commit([change(wide, tasks=rows)])
+        assert isinstance(outcome, Accepted)
+        wide = outcome.job
+    assert len(store.tasks([wide.job_id])) == 600
+    assert list(store.remove([[wide]])) == [True]
+    assert list(store.tasks([wide.job_id])) == []
+    assert list(store.list(JobQuery())) == []
+
+
+def test_epochs_are_raised_where_a_table_is_ahead_and_never_lowered(store: Store) -> None:
+    """A store from a backup must hand out none that a writer has had."""
+    held = Writer("silver.a", epoch=3, job_id=job(1).job_id, task_id="t1")
+    stored(store, job(1), writers=(held, Writer("silver.b", epoch=9)))
+    assert list(store.raise_epochs({"silver.b": 5, "silver.a": 7, "silver.new": 2})) == [
+        "silver.a",
+        "silver.new",
+    ]
+    found = store.writers(["silver.a", "silver.b", "silver.new"])
+    assert found["silver.a"] == replace(held, epoch=7, revision=2)
+    assert found["silver.b"].epoch == 9
+    assert (found["silver.new"].epoch, found["silver.new"].is_free) == (2, True)
+    taken = replace(found["silver.new"], epoch=3, job_id=job(1).job_id, task_id="t2")
+    outdated = replace(held, revision=1)
+    seen = store.get(job(1).job_id)
+    assert kinds(store.commit([change(seen, writers=(outdated,))])) == [Refused]
+    assert kinds(store.commit([change(seen, writers=(taken,))])) == [Accepted]
+    assert list(store.raise_epochs({})) == []

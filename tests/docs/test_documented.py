@@ -177,10 +177,11 @@ def test_the_parameters_and_fields_of_requests_are_documented(
         CancelJobsRequest,
         CancelTaskRequest,
         JobFilter,
+        PruneRequest,
         RunJobRequest,
     )
 
-    for request in (RunJobRequest, CancelJobsRequest, CancelTaskRequest, JobFilter):
+    for request in (RunJobRequest, CancelJobsRequest, CancelTaskRequest, JobFilter, PruneRequest):
         names |= {*request.model_fields}
     assert not [name for name in names if not re.search(rf"[`\"?{{]{name}\b", text)]
 

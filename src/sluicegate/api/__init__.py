@@ -20,6 +20,7 @@ from sluicegate.api.routes import (
     jobs,
     keys,
     pipelines,
+    prune,
     session,
     stops,
     tables,
@@ -50,7 +51,8 @@ def create_api(service: Service) -> FastAPI:
     app.state.feed = EventFeed(service.hub, service.store)
     app.state.table_reads = CapacityLimiter(tables.READS_AT_ONCE)
     app.state.rollbacks = CapacityLimiter(again.ROLLBACKS_AT_ONCE)
-    for routes in (jobs, stops, again, pipelines, tables, events, keys, session, health):
+    app.state.prunes = CapacityLimiter(prune.PRUNES_AT_ONCE)
+    for routes in (jobs, stops, again, pipelines, tables, events, keys, prune, session, health):
         app.include_router(routes.router)
     page.install(app)
     openapi.install(app)

@@ -25,6 +25,7 @@ from sluicegate.api.errors import dumps_strictly
 from sluicegate.core.job import JobStatus, StopMode, TaskStatus
 from sluicegate.core.job_manager import StopResult
 from sluicegate.core.keys import Role
+from sluicegate.core.pruning import KeptFor
 from sluicegate.core.receipt import Cause, StopOutcome
 
 PARAMS_BYTES_MAX: Final = 65_536
@@ -158,6 +159,15 @@ class CancelJobsRequest(CancelJobRequest):
 
 class NoFields(_Request):
     """A body that holds nothing: a `dry_run` in the wrong place must not be overlooked."""
+
+
+class PruneRequest(_Request):
+    """What to remove: jobs that ended before an instant. `cursor`: where the step before has ended."""
+
+    ended_before: AwareDatetime
+    resumable: StrictBool = False
+    dry_run: StrictBool = False
+    cursor: Annotated[str, Field(max_length=500)] | None = None
 
 
 class SignInRequest(_Request):
@@ -584,6 +594,24 @@ class TableShape(BaseModel):
     version: int | None
     row_count: int
     preview: list[dict[str, Any]]
+
+
+class TablePrunedShape(BaseModel):
+    """The files of a table that were removed. `is_strange`: it was left alone, for no job that is kept made it."""
+
+    table: str
+    files: int
+    bytes: int
+    is_strange: bool
+
+
+class PrunedShape(BaseModel):
+    """What a step of a prune removed, and how many old jobs were kept, by why."""
+
+    jobs: int
+    kept: dict[KeptFor, int]
+    tables: list[TablePrunedShape]
+    cursor: str | None
 
 
 class SessionShape(BaseModel):

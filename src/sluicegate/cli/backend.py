@@ -92,6 +92,10 @@ class Backend(Protocol):
         """Put a job's tables back and return them."""
         ...
 
+    def prune(self, request: Mapping[str, Any], /) -> Json:
+        """Do a step of a prune: `jobs`, `kept`, `tables`, and `cursor` for the next one."""
+        ...
+
     def logs(
         self, job_id: str, /, *, task_id: str | None = None, after: int = 0, limit: int = 1000
     ) -> Json:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 from sluicegate.cli import (
+    backup,
     demo,
     doctor,
     jobs,
     keys,
     pipelines,
     project,
+    prune,
     run,
     serve,
     tables,
@@ -36,6 +38,9 @@ app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(tables.app, name="tables")
 app.add_typer(keys.app, name="keys")
 app.command("verify-stop")(verify_stop.verify_stop)
+app.command("prune")(prune.prune)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 
 

@@ -14,6 +14,7 @@ from sluicegate.core import render
 from sluicegate.core.job import Job, JobQuery, JobStatus, StopMode
 from sluicegate.core.job_manager import JobManager, RunRequest
 from sluicegate.core.keys import create_key
+from sluicegate.core.pruning import Pruner, Pruning
 from sluicegate.core.transitions import StopRequest
 
 if TYPE_CHECKING:
@@ -151,6 +152,16 @@ class LocalBackend:
         done = self._manager.rollback(job_id, requested_by=user_name()).rollback
         assert done is not None
         return render.rolled_back_dict(job_id, done.tables, done.finished_at)
+
+    def prune(self, request: Mapping[str, Any], /) -> Json:
+        """Do a step of a prune. Files of the lake are removed by this very process."""
+        asked = Pruning(
+            datetime.fromisoformat(request["ended_before"]),
+            request["resumable"],
+            request["dry_run"],
+        )
+        pruner = Pruner(self._parts.store, self._parts.tables, SystemClock())
+        return render.pruned_dict(pruner.step(asked, request["cursor"]))
 
     def logs(
         self, job_id: str, /, *, task_id: str | None = None, after: int = 0, limit: int = 1000

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sluicegate.core.job import Event, Job, LogEntry
+from sluicegate.core.job import Event, Job, JobNotFoundError, LogEntry
 from sluicegate.core.ports import Accepted, Change, Refused, Store
 from sluicegate.errors import SluicegateError
 
@@ -345,13 +345,15 @@ class Ledger:
         return None
 
     def _is_outdated(self, job_id: str) -> bool:
-        """Whether another process has written the job since its header was kept; then the header is let go."""
+        """Whether another process has changed or removed the job since its header was kept; then that is let go."""
         kept = self._headers.get(job_id)
         if kept is None:
             return False
         try:
             if self._store.get(job_id).version == kept.version:
                 return False
+        except JobNotFoundError:
+            pass  # it was pruned
         except SluicegateError:
             return False  # it cannot be said now; the decision stands on what was last known
         del self._headers[job_id]

@@ -303,6 +303,7 @@ class PipelineExecutor:
             _current = None
         self._agenda.post(self._begin_closing)
         self._closed.wait(HAND_BACK_SECONDS + 10)
+        self._closed.set()  # also where the store is away: the loop must not outlive what it uses
         self._workers.close()
         self._side.shutdown(wait=True, cancel_futures=True)
         self._lease.close()

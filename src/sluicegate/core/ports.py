@@ -167,6 +167,23 @@ class JobStore(Protocol):
         """
         ...
 
+    def raise_epochs(self, epochs: Mapping[str, int]) -> Sequence[str]:
+        """Raise the epochs of tables' writers to at least these: a store from a backup is behind its tables.
+
+        Returns: the tables whose epoch was lower, in order.
+        """
+        ...
+
+    def remove(self, groups: Sequence[Sequence[Job]]) -> Sequence[bool]:
+        """Remove groups of jobs with all that belongs to them: each group whole, or not at all.
+
+        A group is removed if each of its jobs still has the version that it is given with. Writers of tables stay:
+        their epochs only grow. Ids of events and lines are not given out again, but an idempotency key is free.
+
+        Returns: per group, in order, whether it was removed.
+        """
+        ...
+
     def beat(self, executor: Executor) -> None:
         """Write an executor's heartbeat; the first one makes it known."""
         ...
@@ -201,6 +218,13 @@ class Journal(Protocol):
         self, *, job_id: str | None = None, after: int = 0, limit: int = 1000
     ) -> list[Event]:
         """Return events with an id above `after`, oldest first; of one job or of all."""
+        ...
+
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        """Remove about `most` of the events and log lines of jobs: so many that other writers do not wait for long.
+
+        Returns: how many were removed; 0 when there are none left.
+        """
         ...
 
     def last_event_id(self) -> int:
@@ -433,6 +457,31 @@ class Settled:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What must stay readable of a table, besides its newest version.
+
+    Args:
+        until: The first job, from the newest back, that cannot be rolled back any more; `None`: all can.
+        pinned: Versions that running tasks read.
+        holder: The task that writes the table now, if any: its files are not in the log yet.
+        before: What was replaced, or left behind, later than this stays.
+    """
+
+    until: str | None
+    pinned: tuple[int, ...]
+    holder: str | None
+    before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """The data files that were removed, and their bytes."""
+
+    files: int
+    bytes: int
+
+
 class Tables(Protocol):
     """The lake, as far as the core and the API look at it."""
 
@@ -458,6 +507,18 @@ class Tables(Protocol):
 
     def roll_back(self, step: TableRollback, writer: Writer) -> None:
         """Put a table back, under the epoch that `writer` took. Done before, it is not done again."""
+        ...
+
+    def authors(self) -> Mapping[str, str | None]:
+        """Return every table and the job that made what it holds; `None`: nothing yet, or another program did."""
+        ...
+
+    def undoable(self, table: str) -> Sequence[str]:
+        """Return the jobs that could be rolled back one after another, newest first, by the table's log."""
+        ...
+
+    def vacuum(self, table: str, needed: Needed, *, dry_run: bool = False) -> Vacuumed:
+        """Delete the files that neither the newest version nor a needed one has; with `dry_run` only count them."""
         ...
 
     def list_tables(self) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from sluicegate.core.receipt import Kept, Receipt, RemoteStop, Stopped
 
 if TYPE_CHECKING:
     from sluicegate.core.job_manager import JobDetails, ManyStopped, StopPreview
+    from sluicegate.core.pruning import Pruned
     from sluicegate.core.resuming import ResumePreview
     from sluicegate.spec import PipelineSpec
 
@@ -252,6 +253,24 @@ def many_dict(stopped: ManyStopped, match_token: str | None = None) -> dict[str,
         ],
     }
     return shown if match_token is None else {**shown, "match_token": match_token}
+
+
+def pruned_dict(step: Pruned) -> dict[str, Any]:
+    """Return what a step of a prune came to."""
+    return {
+        "jobs": step.jobs,
+        "kept": {reason.value: number for reason, number in step.kept.items()},
+        "tables": [
+            {
+                "table": one.table,
+                "files": one.removed.files,
+                "bytes": one.removed.bytes,
+                "is_strange": one.is_strange,
+            }
+            for one in step.tables
+        ],
+        "cursor": step.cursor,
+    }
 
 
 def resume_dict(job_id: str, preview: ResumePreview) -> dict[str, Any]:

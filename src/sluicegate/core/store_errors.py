@@ -81,6 +81,24 @@ class UnknownStoreError(SluicegateError):
         )
 
 
+class BackupUnsupportedError(SluicegateError):
+    """A store in a database server is not copied by us."""
+
+    code = "backup_unsupported"
+
+    def __init__(self, scheme: str, what: str, tools: str) -> None:
+        super().__init__(
+            f"a {scheme} store cannot be {what} by this command",
+            mend=f"{tools}; after it was put back, run `sluicegate restore` without a file",
+        )
+
+
+class BackupFailedError(SluicegateError):
+    """A copy of the store could not be written, or is none."""
+
+    code = "backup_failed"
+
+
 class KeyExistsError(SluicegateError):
     """A key that is not revoked has this name already."""
 

@@ -44,6 +44,7 @@ class LogEntry:
     ours: dict[str, Any] | None
     touches_data: bool
     added: tuple[str, ...]
+    removed: tuple[str, ...]
 
     @property
     def changes_data(self) -> bool:
@@ -105,6 +106,7 @@ def read_entry(folder: Path, version: int) -> LogEntry | None:
     epoch: int | None = None
     touches_data = False
     added: list[str] = []
+    removed: list[str] = []
     for action in map(json.loads, filter(None, lines)):
         if "commitInfo" in action:
             info = action["commitInfo"]
@@ -115,6 +117,7 @@ def read_entry(folder: Path, version: int) -> LogEntry | None:
             added.append(action["add"]["path"])
         elif "remove" in action:
             touches_data |= bool(action["remove"]["dataChange"])
+            removed.append(action["remove"]["path"])
     return LogEntry(
         version=version,
         operation=str(info.get("operation", "")),
@@ -124,6 +127,7 @@ def read_entry(folder: Path, version: int) -> LogEntry | None:
         ours=_our_metadata(info.get(APP_ID)),
         touches_data=touches_data,
         added=tuple(added),
+        removed=tuple(removed),
     )
 
 

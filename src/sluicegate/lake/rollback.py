@@ -8,6 +8,7 @@ Source: Delta Transaction Log Protocol; tried with deltalake 1.6.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,35 @@ def plan(folder: Path, table: str, job_id: str) -> Step | None:
     if to_version is not None:
         _check_files(folder, table, job_id, to_version)
     return Step(newest, to_version)
+
+
+def author(folder: Path, version: int) -> str | None:
+    """Return the job that made the content of `version`, an emptying rollback included; `None`: another program did."""
+    entry = _content_entry(folder, version)
+    return None if entry is None else (entry.ours or {}).get("job_id")
+
+
+def undoable(folder: Path, version: int) -> Iterator[tuple[str, int | None]]:
+    """Yield the jobs that could be rolled back one after another, newest first, and the version before each.
+
+    It ends where another program, or a commit that no job made alone, is in the way; or where the log was cut off.
+    """
+    while (last := _content_entry(folder, version)) is not None:
+        job_id, first = _job_of(last), last
+        if job_id is None:
+            return
+        for entry in log.entries_back(folder, last.version - 1):
+            if _unit(first) == 1 or (entry.changes_data and _job_of(entry) != job_id):
+                break
+            if entry.changes_data:
+                first = entry
+        if _unit(first) != 1:
+            return
+        before = log.data_version(folder, first.version - 1)
+        yield job_id, before
+        if before is None:
+            return
+        version = before
 
 
 def apply(folder: Path, table: str, step: Step, who: WriterIdentity) -> None:

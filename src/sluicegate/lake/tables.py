@@ -1,6 +1,6 @@
 """The lake: which tables there are, what is in them, and what their logs say.
 
-Read-only, but for `remove_orphans`. Layout: one Delta table per `<root>/<layer>/<name>`.
+Read-only, but for `remove_orphans` and `vacuum`. Layout: one Delta table per `<root>/<layer>/<name>`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from sluicegate.lake import commits, log
+from sluicegate.core.ports import Needed
+from sluicegate.lake import commits, log, rollback
 from sluicegate.lake.errors import (
     LakeUnsupportedError,
     TableNotFoundError,
     TableVersionNotFoundError,
 )
+from sluicegate.lake.vacuum import unneeded
 from sluicegate.spec import LAYERS
 
 _NAME: Final = re.compile(r"(bronze|silver|gold)\.(\w[\w-]*)", re.ASCII)
@@ -177,6 +179,33 @@ class Lake:
         for name in orphans:
             (folder / name).unlink(missing_ok=True)
         return sorted(orphans)
+
+    def author(self, table: str) -> str | None:
+        """Return the job that made what a table holds; `None`: nothing, or another program did."""
+        loaded = commits.load(self.path(table))
+        return None if loaded is None else rollback.author(self.path(table), loaded.version())
+
+    def epoch(self, table: str) -> int:
+        """Return the epoch of a table's last writer; 0 before the first."""
+        return commits.epoch_of(commits.load(self.path(table)))
+
+    def undoable(self, table: str) -> list[str]:
+        """Return the jobs that could be rolled back one after another, newest first."""
+        loaded = commits.load(self.path(table))
+        if loaded is None:
+            return []
+        return [job_id for job_id, _ in rollback.undoable(self.path(table), loaded.version())]
+
+    def vacuum(self, table: str, needed: Needed, *, dry_run: bool = False) -> dict[str, int]:
+        """Delete the files of a table that nobody needs; return them with their sizes in bytes.
+
+        Interrupted, it has deleted some of them: no version that is needed loses any.
+        """
+        folder = self.path(table)
+        found = unneeded(folder, needed)
+        for name in () if dry_run else found:
+            (folder / name).unlink(missing_ok=True)
+        return found
 
 
 def json_safe(value: Any) -> Any:

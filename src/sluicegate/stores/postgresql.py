@@ -88,6 +88,7 @@ _MENDS: Final = (
     ("does not exist", "create it, or name another in STORE"),
     ("too many", "raise the server's max_connections, or end other clients"),
     ("remaining connection slots", "raise the server's max_connections, or end other clients"),
+    ("closed the connection unexpectedly", "check that the server runs, and look at its log"),
     ("starting up", "try again when the server has started"),
     ("shutting down", "try again when the server has started again"),
     ("resolve", "check the host's name in STORE"),

@@ -7,8 +7,9 @@ by the module of the database, `sqlite` for one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -178,14 +179,8 @@ class SqlStore:
 
     def writers(self, tables: Sequence[str]) -> dict[str, Writer]:
         """Return the writer row of each table; one that never had a writer is `Writer(table)`."""
-        found = {table: Writer(table) for table in tables}
         with self._read() as connection:
-            for some in chunks(tables):
-                statement = select(writers).where(writers.c.table_name.in_(some))
-                for row in connection.execute(statement).mappings():
-                    writer = codec.decode_writer(row)
-                    found[writer.table] = writer
-        return found
+            return _writers(connection, tables)
 
     def held_writers(self) -> list[Writer]:
         """Return the writer of each table that a task or a rollback holds."""
@@ -211,6 +206,40 @@ class SqlStore:
             if len(batch.unread()) < len(changes):
                 self._batches.write(connection, batch)
         return batch.outcomes(refused)
+
+    def raise_epochs(self, epochs: Mapping[str, int]) -> list[str]:
+        """Raise the epochs of tables' writers to at least these. Returns: the tables whose epoch was lower."""
+        with self._write() as connection:
+            self._batches.hold_counters(connection)  # keeps other writers out
+            known = _writers(connection, list(epochs))
+            behind = sorted(table for table, epoch in epochs.items() if known[table].epoch < epoch)
+            raised = (replace(known[table], epoch=epochs[table]) for table in behind)
+            self._batches.write_writers(connection, raised)
+        return behind
+
+    def remove(self, groups: Sequence[Sequence[Job]]) -> list[bool]:
+        """Remove each group of jobs whose versions are those that are stored, with all that belongs to them."""
+        job_ids = [job.job_id for group in groups for job in group]
+        if not job_ids:
+            return []
+        with self._write() as connection:
+            self._batches.hold_counters(connection)  # keeps other writers out
+            stored = _jobs(connection, job_ids)
+            removed = [
+                all(j.job_id in stored and stored[j.job_id].version == j.version for j in group)
+                for group in groups
+            ]
+            fit = [
+                job.job_id
+                for group, is_removed in zip(groups, removed, strict=True)
+                for job in group
+                if is_removed
+            ]
+            self._batches.remove_terms(connection, [stored[job_id] for job_id in fit])
+            for some in chunks(fit):
+                for table in (logs, events, tasks, plans, jobs):
+                    connection.execute(delete(table).where(table.c.job_id.in_(some)))
+        return removed
 
     # ---------------------------------------------------------------- executors
 
@@ -261,6 +290,16 @@ class SqlStore:
         statement = statement.order_by(events.c.event_id).limit(limit)
         with self._read() as connection:
             return [codec.decode_event(row) for row in connection.execute(statement).mappings()]
+
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        """Remove at most `most` of the lines and events of jobs, in one step; return how many there were."""
+        count = 0
+        with self._write() as connection:
+            for table, row_id in ((logs, logs.c.log_id), (events, events.c.event_id)):
+                for some in chunks(job_ids):
+                    found = select(row_id).where(table.c.job_id.in_(some)).limit(most - count)
+                    count += connection.execute(delete(table).where(row_id.in_(found))).rowcount
+        return count
 
     def last_event_id(self) -> int:
         """Return the highest event id that was given out, 0 when there is none."""
@@ -387,6 +426,16 @@ def _jobs(connection: Connection, job_ids: Iterable[str]) -> dict[str, Job]:
     for some in chunks(job_ids):
         for row in connection.execute(_SOME_JOBS, {"job_ids": some}).mappings():
             found[row["job_id"]] = codec.decode_job(row)
+    return found
+
+
+def _writers(connection: Connection, tables: Sequence[str]) -> dict[str, Writer]:
+    found = {table: Writer(table) for table in tables}
+    for some in chunks(tables):
+        statement = select(writers).where(writers.c.table_name.in_(some))
+        for row in connection.execute(statement).mappings():
+            writer = codec.decode_writer(row)
+            found[writer.table] = writer
     return found
 
 

@@ -160,10 +160,13 @@ def _set_write_ahead(connection: sqlite3.Connection) -> str:
             return str(mode)
 
 
-def _mend(error: Exception) -> str | None:
-    if isinstance(error, _OUR_MISTAKES):
-        return None
+def mend_of(error: Exception) -> str:
+    """Return what a user can do about what SQLite says of a file."""
     words = str(error)
     return next(
         (mend for word, mend in _MENDS if word in words), "look at the file and at its disk"
     )
+
+
+def _mend(error: Exception) -> str | None:
+    return None if isinstance(error, _OUR_MISTAKES) else mend_of(error)

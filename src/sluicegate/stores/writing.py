@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeVar
@@ -11,18 +12,20 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import (
     Column,
     Connection,
+    Delete,
     Dialect,
     Insert,
     Select,
     Table,
     Update,
     bindparam,
+    delete,
     select,
     update,
 )
 
-from sluicegate.core.job import LogEntry
-from sluicegate.core.ports import Change, Executor
+from sluicegate.core.job import Job, LogEntry
+from sluicegate.core.ports import Change, Executor, Writer
 from sluicegate.stores import codec
 from sluicegate.stores.batch import Batch, Counters, Stored, number_logs
 from sluicegate.stores.schema import (
@@ -93,6 +96,13 @@ class BatchWriter:
         )
         self._insert_job = inserting(jobs)
         self._insert_term = inserting(job_terms)
+        this_term = (
+            job_terms.c.term == bindparam("term"),
+            job_terms.c.job_id == bindparam("job_id"),
+        )
+        self._delete_term = _Prepared(
+            delete(job_terms).where(*this_term), dialect, ["term", "job_id"]
+        )
         self._insert_event = inserting(events)
         self._insert_log = inserting(logs)
         self._upsert_plan = upserting(plans, "job_id")
@@ -158,6 +168,26 @@ class BatchWriter:
         """Write a heartbeat."""
         self._upsert_executor.run(connection, [codec.encode_executor(executor)])
 
+    def write_writers(self, connection: Connection, changed: Iterable[Writer]) -> None:
+        """Write tables' writers, each with its revision raised."""
+        raised = (replace(writer, revision=writer.revision + 1) for writer in changed)
+        self._upsert_writer.run(connection, map(codec.encode_writer, raised))
+
+    def remove_terms(self, connection: Connection, of: Sequence[Job]) -> None:
+        """Remove what jobs are found by: each term is named, since no index leads from a job to its terms."""
+        for some in chunks(of):
+            found = select(plans).where(plans.c.job_id.in_([job.job_id for job in some]))
+            rows = connection.execute(found).mappings()
+            known = {row["job_id"]: codec.decode_plan(row["plan"]) for row in rows}
+            self._delete_term.run(
+                connection,
+                (
+                    {"term": term, "job_id": job.job_id}
+                    for job in some
+                    for term in codec.encode_terms(job, known.get(job.job_id))
+                ),
+            )
+
     def _write_counters(self, connection: Connection, after: Counters) -> None:
         row = {"event_id": after.event_id, "log_id": after.log_id, "position": after.position}
         self._update_counters.run(connection, [row | {"one": 1}])
@@ -172,7 +202,7 @@ class _Prepared:
 
     def __init__(
         self,
-        statement: Insert | Update | Select[Any],
+        statement: Insert | Update | Delete | Select[Any],
         dialect: Dialect,
         names: Sequence[str],
     ) -> None:

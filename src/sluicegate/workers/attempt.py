@@ -257,16 +257,23 @@ class Attempt:
             return str(error)
         if isinstance(error, SystemExit):
             return f"the pipeline called exit({error.code!r})\nreturn from the function instead"
-        if isinstance(error, OSError) and not _is_own(error, self._spec.file):
-            return (
-                f"cannot use the lake for {self._spec.pipeline_id}: {error}\n"
-                f"make {self._settings['lake']} a folder that this user can write,"
-                " or set SLUICEGATE_LAKE to one that is"
-            )
+        if _is_of_the_disk(error) and not _is_own(error, self._spec.file):
+            why = " ".join(str(error).split())
+            lake = self._settings["lake"]
+            return f"cannot use the lake for {self._spec.pipeline_id}: {why}\n{_mend_of_disk(why, lake)}"
         return _described(error, self._spec.file)
 
 
 _END: Final = object()
+_MEND_OF_FOLDER: Final = (
+    "make {lake} a folder that this user can write, or set SLUICEGATE_LAKE to one that is"
+)
+_MENDS_OF_DISKS: Final = {
+    "No space left on device": "free some space on the disk of {lake}, then run it again",
+    "Disk quota exceeded": "free some space of this user's on the disk of {lake}, then run it again",
+    "Read-only file system": "mount the disk of {lake} so that it can be written, then run it again",
+    "Input/output error": "look at the disk of {lake} and at the system's log, then run it again",
+}
 
 
 def _is_stream(output: Any) -> bool:
@@ -274,6 +281,18 @@ def _is_stream(output: Any) -> bool:
     if hasattr(output, "__arrow_c_stream__") or hasattr(output, "__arrow_c_array__"):
         return False
     return inspect.isgenerator(output) or hasattr(output, "__next__")
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether an error is the file system's, which deltalake tells in an error of its own."""
+    if any(kind.__name__ == "DeltaError" for kind in type(error).__mro__):  # it may not be loaded
+        return any(words in str(error) for words in ("os error", *_MENDS_OF_DISKS))
+    return isinstance(error, OSError)
+
+
+def _mend_of_disk(why: str, lake: str) -> str:
+    mend = next((mend for words, mend in _MENDS_OF_DISKS.items() if words in why), _MEND_OF_FOLDER)
+    return mend.format(lake=lake)
 
 
 def _is_own(error: BaseException, file: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from sluicegate.core.job import TableRollback, TaskStats
-from sluicegate.core.ports import Settled, Writer
+from sluicegate.core.ports import Needed, Settled, Vacuumed, Writer
 from sluicegate.lake import rollback
 from sluicegate.lake.commits import WriterIdentity
 from sluicegate.lake.errors import StaleWriterError
@@ -30,6 +31,14 @@ def answer(settings: Mapping[str, Any], call: str, arguments: Mapping[str, Any])
     if call == "roll_back":
         step, writer = arguments["step"], arguments["writer"]
         return tables.roll_back(TableRollback(**step), Writer(**writer))
+    if call == "authors":
+        return tables.authors()
+    if call == "undoable":
+        return tables.undoable(**arguments)
+    if call == "vacuum":
+        limits = arguments["needed"]
+        needed = Needed(**limits | {"before": datetime.fromisoformat(limits["before"])})
+        return asdict(tables.vacuum(arguments["table"], needed, dry_run=arguments["dry_run"]))
     if call == "list_tables":
         return tables.list_tables()
     return tables.describe(**arguments)
@@ -72,6 +81,23 @@ class LakeTables:
         who = WriterIdentity(writer.job_id or "", writer.task_id or "", 1, writer.epoch)
         folder = self._lake.path(step.table)
         rollback.apply(folder, step.table, rollback.Step(step.from_version, step.to_version), who)
+
+    def authors(self) -> dict[str, str | None]:
+        """Return every table and the job that made what it holds."""
+        return {table: self._lake.author(table) for table in self._lake.list_tables()}
+
+    def epochs(self) -> dict[str, int]:
+        """Return every table and the epoch of its last writer."""
+        return {table: self._lake.epoch(table) for table in self._lake.list_tables()}
+
+    def undoable(self, table: str) -> list[str]:
+        """Return the jobs that could be rolled back one after another, newest first."""
+        return self._lake.undoable(table)
+
+    def vacuum(self, table: str, needed: Needed, *, dry_run: bool = False) -> Vacuumed:
+        """Delete the files of a table that nobody needs."""
+        found = self._lake.vacuum(table, needed, dry_run=dry_run)
+        return Vacuumed(len(found), sum(found.values()))
 
     def list_tables(self) -> list[dict[str, Any]]:
         """Return `name`, `version`, `row_count` and `columns` of each table."""

@@ -31,6 +31,7 @@ from sluicegate.core.job import LogEntry, TableRollback, TaskInput, TaskProgress
 from sluicegate.core.ports import (
     Assignment,
     CheckpointsPassed,
+    Needed,
     PermitAsked,
     RemoteStopped,
     Settled,
@@ -42,6 +43,7 @@ from sluicegate.core.ports import (
     TaskOpened,
     TaskProgressed,
     UnitCommitted,
+    Vacuumed,
     WorkerEvent,
     Writer,
 )
@@ -292,6 +294,21 @@ class LocalWorkers:
     def roll_back(self, step: TableRollback, writer: Writer) -> None:
         """Put a table back, under the epoch that `writer` took."""
         self._call("roll_back", step=asdict(step), writer=asdict(writer))
+
+    def authors(self) -> dict[str, str | None]:
+        """Return every table and the job that made what it holds."""
+        found: dict[str, str | None] = self._call("authors")
+        return found
+
+    def undoable(self, table: str) -> list[str]:
+        """Return the jobs that could be rolled back one after another, newest first."""
+        found: list[str] = self._call("undoable", table=table)
+        return found
+
+    def vacuum(self, table: str, needed: Needed, *, dry_run: bool = False) -> Vacuumed:
+        """Delete the files of a table that nobody needs."""
+        limits = asdict(needed) | {"before": needed.before.isoformat()}
+        return Vacuumed(**self._call("vacuum", table=table, needed=limits, dry_run=dry_run))
 
     def list_tables(self) -> list[dict[str, Any]]:
         """Return `name`, `version`, `row_count` and `columns` of each table."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -32,9 +32,11 @@ from sluicegate.core.ports import (
     Assignment,
     Change,
     Executor,
+    Needed,
     Outcome,
     Refused,
     Settled,
+    Vacuumed,
     WorkerEvent,
     Writer,
 )
@@ -82,6 +84,8 @@ class Memory:
     executors: dict[str, Executor] = field(default_factory=dict)
     watchers: list[Callable[[], None]] = field(default_factory=list)
     keys: list[ApiKey] = field(default_factory=list)
+    last_event_id: int = 0
+    last_log_id: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -174,6 +178,19 @@ class MemoryStore:
             told()
         return outcomes
 
+    def raise_epochs(self, epochs: Mapping[str, int]) -> list[str]:
+        with self._open() as kept:
+            known = {table: kept.writers.get(table, Writer(table)) for table in sorted(epochs)}
+            behind = [table for table, writer in known.items() if writer.epoch < epochs[table]]
+            for table in behind:
+                revision = known[table].revision + 1
+                kept.writers[table] = replace(known[table], epoch=epochs[table], revision=revision)
+            return behind
+
+    def remove(self, groups: Sequence[Sequence[Job]]) -> Sequence[bool]:
+        with self._open() as kept:
+            return [self._remove(kept, group) for group in groups]
+
     def beat(self, executor: Executor) -> None:
         with self._open() as kept:
             known = kept.executors.get(executor.executor_id, executor)
@@ -217,9 +234,19 @@ class MemoryStore:
                 :limit
             ]
 
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        with self._open() as kept:
+            before = len(kept.logs) + len(kept.events)
+            found = [entry for entry in kept.logs if entry.job_id in job_ids][:most]
+            kept.logs = [entry for entry in kept.logs if entry not in found]
+            room = most - len(found)
+            gone = [event for event in kept.events if event.job_id in job_ids][:room]
+            kept.events = [event for event in kept.events if event not in gone]
+            return before - len(kept.logs) - len(kept.events)
+
     def last_event_id(self) -> int:
         with self._open() as kept:
-            return len(kept.events)
+            return kept.last_event_id
 
     def watch(self, told: Callable[[], None]) -> Callable[[], None]:
         def end() -> None:
@@ -288,8 +315,9 @@ class MemoryStore:
             kept.plans[job_id] = change.plan
         kept.tasks.update((task.task_id, task) for task in change.tasks)
         kept.writers.update((w.table, replace(w, revision=w.revision + 1)) for w in change.writers)
-        first_id = len(kept.events) + 1
+        first_id = kept.last_event_id + 1
         events = tuple(replace(e, event_id=n) for n, e in enumerate(change.events, first_id))
+        kept.last_event_id += len(events)
         kept.events += events
         self._keep_logs(kept, change.logs)
         if change.creates is not None:
@@ -298,13 +326,28 @@ class MemoryStore:
             events += created.events
         return Accepted(job, events)
 
+    def _remove(self, kept: Memory, group: Sequence[Job]) -> bool:
+        ids = {job.job_id for job in group}
+        if any(
+            j.job_id not in kept.jobs or kept.jobs[j.job_id].version != j.version for j in group
+        ):
+            return False
+        for job_id in ids:
+            del kept.jobs[job_id]
+            kept.plans.pop(job_id, None)
+        kept.tasks = {key: task for key, task in kept.tasks.items() if task.job_id not in ids}
+        kept.logs = [entry for entry in kept.logs if entry.job_id not in ids]
+        kept.events = [event for event in kept.events if event.job_id not in ids]
+        return True
+
     @staticmethod
     def _keep_logs(kept: Memory, entries: Sequence[LogEntry]) -> None:
-        for number, entry in enumerate(entries, len(kept.logs) + 1):
+        for number, entry in enumerate(entries, kept.last_log_id + 1):
             text = "".join(
                 "\ufffd" if c == "\0" or 0xD800 <= ord(c) <= 0xDFFF else c for c in entry.message
             )
             kept.logs.append(replace(entry, log_id=number, message=text))
+        kept.last_log_id += len(entries)
 
     def _meets(self, job: Job, query: JobQuery) -> bool:
         pipelines = self.memory.plans.get(job.job_id, Plan()).pipelines
@@ -457,6 +500,8 @@ class FakeTables:
         self.rolled_back: list[tuple[str, int]] = []
         self.broken = False
         self.cleaned: list[tuple[str, str, int]] = []
+        self.made_by: dict[str, list[str]] = {}  # by table, newest first
+        self.vacuumed: list[tuple[str, Needed, bool]] = []
 
     def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
         if fence is not None:
@@ -476,6 +521,16 @@ class FakeTables:
             raise StoreUnavailableError("lake", "its disk is full", mend="make room")
         if (step.table, writer.epoch) not in self.rolled_back:
             self.rolled_back.append((step.table, writer.epoch))
+
+    def authors(self) -> dict[str, str | None]:
+        return {table: jobs[0] if jobs else None for table, jobs in self.made_by.items()}
+
+    def undoable(self, table: str) -> list[str]:
+        return self.made_by[table]
+
+    def vacuum(self, table: str, needed: Needed, *, dry_run: bool = False) -> Vacuumed:
+        self.vacuumed.append((table, needed, dry_run))
+        return Vacuumed(1, 10)
 
     def list_tables(self) -> list[dict[str, Any]]:
         return []

@@ -1,7 +1,8 @@
 """Firestore: jobs as documents that a person can read in the console, decided by version like everywhere.
 
 `documents` says what is stored where, `connection` is the only module that talks to the driver, `writing`
-decides and writes, `reading` finds jobs, `watching` hears of what others commit, `store` is all of it together.
+decides and writes, `reading` finds jobs, `removing` removes them, `watching` hears of what others commit, `store` is
+all of it together.
 """
 
 from __future__ import annotations

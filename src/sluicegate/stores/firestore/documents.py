@@ -58,14 +58,14 @@ _FIXED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One document to write.
+    """One document to write; `document` is `None` where it is to be removed.
 
     `condition`: `False` when it must not exist yet, an update time when it must be of that time, `None` for
     neither. `merge`: fields that are not named stay. `first`: the fields whose lowest value ever is kept.
     """
 
     path: str
-    document: Document
+    document: Document | None
     condition: Literal[False] | datetime | None = None
     merge: bool = False
     first: tuple[str, ...] = ()
@@ -228,7 +228,7 @@ def task_write(task: TaskRecord, position: int) -> Write:
     return Write(path, document, merge=True, first=("position",))
 
 
-def writer_write(writer: Writer, condition: Literal[False] | datetime) -> Write:
+def writer_write(writer: Writer, condition: Literal[False] | datetime | None) -> Write:
     """Return the write of a table's writer."""
     document = to_document(codec.encode_writer(writer))
     return Write(writer_path(writer.table), document, condition)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from sluicegate.core.job import (
@@ -42,8 +44,10 @@ from sluicegate.stores.firestore.documents import (
     plan_path,
     to_document,
     writer_path,
+    writer_write,
 )
 from sluicegate.stores.firestore.reading import ALTERNATIVES_MAX, chunks, find_jobs, walk
+from sluicegate.stores.firestore.removing import Removing
 from sluicegate.stores.firestore.watching import Watch
 from sluicegate.stores.firestore.writing import Writing
 
@@ -67,6 +71,7 @@ class FirestoreStore:
         self._where = f"firestore://{project}/{database}"
         self._connection = Connection(project, database, self._where)
         self._writing = Writing(self._connection)
+        self._removing = Removing(self._connection)
         self._watches: list[Watch] = []
         try:
             self._lay_out()
@@ -196,6 +201,26 @@ class FirestoreStore:
         """
         return self._writing.commit(changes) if changes else []
 
+    def raise_epochs(self, epochs: Mapping[str, int]) -> list[str]:
+        """Raise the epochs of tables' writers to at least these. Returns: the tables whose epoch was lower."""
+
+        def raise_some(some: Sequence[str]) -> tuple[list[Write], list[str]]:
+            known = self.writers(some)
+            behind = [table for table in some if known[table].epoch < epochs[table]]
+            raised = (
+                replace(known[t], epoch=epochs[t], revision=known[t].revision + 1) for t in behind
+            )
+            return [writer_write(writer, None) for writer in raised], behind
+
+        found: list[str] = []
+        for some in chunks(sorted(epochs), _READ_MAX):
+            found += self._writing.decide(partial(raise_some, some))
+        return found
+
+    def remove(self, groups: Sequence[Sequence[Job]]) -> list[bool]:
+        """Remove each group of jobs whose versions are those that are stored, with all that belongs to them."""
+        return [self._removing.remove(group) for group in groups]
+
     # ---------------------------------------------------------------- executors
 
     def beat(self, executor: Executor) -> None:
@@ -253,6 +278,10 @@ class FirestoreStore:
             codec.decode_event(from_document(snapshot.to_dict() or {}))
             for snapshot in self._connection.run(query)
         ]
+
+    def remove_journal(self, job_ids: Sequence[str], *, most: int) -> int:
+        """Remove at most `most` documents of lines and events of jobs; return how many there were."""
+        return self._removing.remove_journal(job_ids, most)
 
     def last_event_id(self) -> int:
         """Return the highest event id that was given out, 0 when there is none."""

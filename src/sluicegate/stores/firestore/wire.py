@@ -28,6 +28,11 @@ def commit_request(database: str, writes: Iterable[Write]) -> CommitRequest:
 
 
 def _put(to: Any, name: str, write: Write) -> None:
+    if write.document is None:
+        to.delete = name
+        if write.condition:
+            _set_time(to.current_document.update_time, write.condition)
+        return
     to.update.name = name
     for field, value in write.document.items():
         if field in write.first:

@@ -214,6 +214,7 @@ class Writing:
         self._last = None
         updated_at = self._send(held, writes)
         row = writes[0].document
+        assert row is not None, "the counters come first"
         counters = Counters(row["event_id"], row["log_id"], row["position"])
         self._last = Held(counters, held.commits + 1, updated_at)
 
