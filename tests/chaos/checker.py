@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,13 +30,15 @@ class Evidence:
 
     Args:
         acknowledged: Job ids that were answered for, by the answer: `created`, `cancelled`, `rolled_back`.
-        line_tables: Tables that hold one row for each line of the files that they were read from.
+        sources: The files that a table is read from: its pattern in the landing zone.
+        line_tables: Those of them that hold one row for each line of the files that they were read from.
     """
 
     records: Records
     tables: dict[str, TableHistory]
     landing: Path
     acknowledged: Mapping[str, Collection[str]] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     line_tables: Collection[str] = ()
 
 
@@ -355,30 +358,22 @@ def every_file_is_there_once(evidence: Evidence) -> Iterator[str]:
 @rule
 def files_that_were_there_are_in(evidence: Evidence) -> Iterator[str]:
     """A task that ingests files and succeeded has left none behind that lay there before its job was made."""
-    sources = {
-        name: {path.partition("/")[0] for content in table.contents for path in content.marks}
-        for name, table in evidence.tables.items()
-    }
-    landed = {
-        path.relative_to(evidence.landing).as_posix(): path.stat().st_mtime_ns // 1000
-        for path in evidence.landing.glob("*/*")
-    }
     for task_id, task in evidence.records.tasks.items():
         name = task["pipeline"]
-        folders = sources.get(name, set())
-        if task["status"] != "success" or len(folders) != 1:
+        if task["status"] != "success" or name not in evidence.sources:
             continue
-        table = evidence.tables[name]
-        version = table.version_of_epoch(task["epoch"])
-        marks = table.contents[version].marks if version is not None else {}
+        table = evidence.tables.get(name)
+        version = table.version_of_epoch(task["epoch"]) if table else None
+        marks = table.contents[version].marks if table and version is not None else {}
         made_at = evidence.records.jobs[task["job_id"]]["created_at"]
         missing = [
-            path
-            for path, at in landed.items()
-            if path.partition("/")[0] in folders and at < made_at and path not in marks
+            path.relative_to(evidence.landing).as_posix()
+            for path in sorted(evidence.landing.glob(evidence.sources[name]))
+            if path.stat().st_mtime_ns // 1000 < made_at
+            and path.relative_to(evidence.landing).as_posix() not in marks
         ]
         if missing:
-            yield f"task {task_id} ({name}) succeeded without {sorted(missing)}"
+            yield f"task {task_id} ({name}) succeeded without {missing}"
 
 
 def orphan_files(tables: Mapping[str, TableHistory]) -> list[str]:
@@ -406,4 +401,9 @@ def _damage(path: Path, size: int, rows: int) -> str | None:
 
 def _lines(path: Path) -> int:
     """Lines of a text file, its header not counted; a file that is not there has none."""
-    return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
+    return _lines_of(path, path.stat().st_mtime_ns) if path.is_file() else 0
+
+
+@cache
+def _lines_of(path: Path, _mtime_ns: int) -> int:
+    return max(0, len(path.read_bytes().splitlines()) - 1)

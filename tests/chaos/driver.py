@@ -20,7 +20,7 @@ from chaos.faults import Faults, log_to
 from chaos.records import Records, read_store
 from chaos.schedule import FAULTS, WORK, Step, schedule
 from chaos.survivors import Process, survivors
-from chaos.truth import LINE_TABLES, differences
+from chaos.truth import LINE_TABLES, SOURCES, differences
 from chaos.work import Work
 from chaos.world import HOMES, WORKERS, Api, Disk, Server, send, until
 from postgresql_server import programs
@@ -204,6 +204,7 @@ def chaos(folder: Path, seed: int, seconds: float) -> Outcome:
             folder / "lake",
             folder / "landing",
             acknowledged=run.work.acknowledged,
+            sources=SOURCES,
             line_tables=LINE_TABLES,
         )
         own = [*run.problems, *run.faults.problems]
@@ -233,7 +234,7 @@ def world(folder: Path) -> Iterator[Run]:
             "lease_seconds": str(LEASE_SECONDS),
             "rate_limit": "1000000/second",
         }
-        stack.callback(_end, mark)
+        stack.callback(end_all, mark)
         servers = [Server(mark, folder, home, settings) for home in HOMES]
         for server in servers:
             server.start()
@@ -251,8 +252,8 @@ def _url_of(server: Server) -> str | None:
     return server.url
 
 
-def _end(mark: str) -> None:
-    """After a failure: end what carries this run's mark."""
+def end_all(mark: str) -> None:
+    """End what carries a run's mark, after a failure."""
     deadline = time.monotonic() + GONE_SECONDS
     while (left := survivors(mark)) and time.monotonic() < deadline:
         for process in left:

@@ -28,7 +28,10 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Commit:
-    """One entry of a log. `facts` is what its writer says of it; empty in entries that are not ours."""
+    """One entry of a log. `facts` is what its writer says of it; empty in entries that are not ours.
+
+    `epoch` is that of its application transaction; of a compaction, which deltalake writes without one, what it says.
+    """
 
     version: int
     timestamp_ms: int
@@ -199,12 +202,15 @@ def _commit(version: int, path: Path) -> Commit:
                 removed.add(file["path"])
     operation = str(info.get("operation", ""))
     parameters = info.get("operationParameters") or {}
+    facts = json.loads(info[APP_ID]) if APP_ID in info else {}
+    if epoch is None and facts.get("kind") == "maintenance":
+        epoch = facts["epoch"]
     return Commit(
         version=version,
         timestamp_ms=int(info["timestamp"]),
         operation=operation,
         epoch=epoch,
-        facts=json.loads(info[APP_ID]) if APP_ID in info else {},
+        facts=facts,
         added=added,
         removed=frozenset(removed),
         brings_back=int(parameters["version"]) if operation == "RESTORE" else None,

@@ -25,7 +25,7 @@ from chaos.checker import Evidence, gather
 from chaos.history import APP_ID, read_lake
 from chaos.schedule import FAULTS, WORK, Step, schedule
 from chaos.survivors import MARK, survivors
-from chaos.truth import LINE_TABLES, differences
+from chaos.truth import LINE_TABLES, SOURCES, differences
 from chaos.work import Work
 from chaos.world import PIPELINES
 
@@ -46,6 +46,7 @@ class Left:
             self.folder / "home" / "lake",
             self.folder / "home" / "landing",
             acknowledged=self.acknowledged,
+            sources=SOURCES,
             line_tables=LINE_TABLES,
         )
 

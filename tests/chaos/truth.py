@@ -14,6 +14,7 @@ from pathlib import Path
 from chaos.checker import Evidence
 from chaos.history import Commit, Row, TableHistory
 
+SOURCES = {"bronze.events": "events/*.csv", "bronze.changes": "changes/*.csv"}
 LINE_TABLES = ("bronze.events",)
 VISITS, LINES_A_PAGE = 20, 3
 # Rows are values in the order of the columns' names. Of a merged table this one is the key.

@@ -62,6 +62,7 @@ class Server:
     folder: Path
     home: str
     settings: dict[str, str]
+    target: Path = PIPELINES
     incarnation: int = 0
     process: subprocess.Popen[bytes] | None = None
     marks: list[str] = field(default_factory=list)
@@ -89,7 +90,7 @@ class Server:
                     "-m",
                     "sluicegate",
                     "serve",
-                    str(PIPELINES),
+                    str(self.target),
                     "--json",
                     "--port",
                     "0",
