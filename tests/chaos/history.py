@@ -28,10 +28,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Commit:
-    """One entry of a log. `facts` is what its writer says of it; empty in entries that are not ours.
-
-    `epoch` is that of its application transaction; of a compaction, which deltalake writes without one, what it says.
-    """
+    """One entry of a log. `facts` is what its writer says of it; empty in entries that are not ours."""
 
     version: int
     timestamp_ms: int
@@ -203,8 +200,6 @@ def _commit(version: int, path: Path) -> Commit:
     operation = str(info.get("operation", ""))
     parameters = info.get("operationParameters") or {}
     facts = json.loads(info[APP_ID]) if APP_ID in info else {}
-    if epoch is None and facts.get("kind") == "maintenance":
-        epoch = facts["epoch"]
     return Commit(
         version=version,
         timestamp_ms=int(info["timestamp"]),

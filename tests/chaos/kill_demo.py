@@ -92,7 +92,7 @@ class Killed:
             "killed at: " + ", ".join(f"{n} {where}" for where, n in sorted(self.progress.items())),
             f"all processes gone after the kill: {_spread(self.gone_seconds)}",
             f"from the last start to success: {_spread(took)}",
-            f"beyond what was left to do: {_spread(over)}",
+            f"beyond what was left to do, the start included: {_spread(over)}",
             f"over the lease of {LEASE_SECONDS} s and that: {sum(b > 0 for b in bound)} of {len(bound)}",
             f"files that no log names, left in lakes: {self.waste}",
         ]
@@ -274,5 +274,5 @@ def _where(tasks: Sequence[Record], plan: int) -> str:
 def _spread(seconds: Sequence[float]) -> str:
     if len(seconds) < 2:
         return ", ".join(f"{one:.1f} s" for one in seconds) or "nothing measured"
-    ninth = quantiles(seconds, n=10)[-1]
+    ninth = quantiles(seconds, n=10, method="inclusive")[-1]
     return f"median {median(seconds):.1f} s, 90% within {ninth:.1f} s, at most {max(seconds):.1f} s"
