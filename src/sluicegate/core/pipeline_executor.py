@@ -93,6 +93,8 @@ PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
 CONTACT_SECONDS: Final = 1.0
+SETTLE_PAUSE_SECONDS: Final = 1.0
+SETTLE_TRIES_MAX: Final = 60
 LOAD_SECONDS: Final = 60.0
 SHORT_TASK_SECONDS: Final = 0.02
 WIDE_TASKS_MIN: Final = 32
@@ -1186,9 +1188,13 @@ class PipelineExecutor:
             conclude(ended)
 
     def _settle(
-        self, record: TaskRecord, then: Callable[[Settled], None], fence: Writer | None = None
+        self,
+        record: TaskRecord,
+        then: Callable[[Settled], None],
+        fence: Writer | None = None,
+        tries_left: int = SETTLE_TRIES_MAX,
     ) -> None:
-        """Read the table's log aside; the table is the truth after a crash.
+        """Read the table's log aside; the table is the truth after a crash. One that cannot be read is asked again.
 
         A task that never asked for a permit has committed nothing: what is stored is all there is.
         """
@@ -1200,14 +1206,23 @@ class PipelineExecutor:
         def read() -> None:
             try:
                 settled = self._tables.settle(record.pipeline, record.task_id, fence)
-            except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
+            except Exception as error:  # noqa: BLE001 - whatever a lake on a bad day raises
                 log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
-                settled = Settled(record.stats, complete=False)
-            self._agenda.post(lambda: read_it(settled))
+                self._agenda.post(could_not)
+            else:
+                self._agenda.post(lambda: read_it(settled))
 
         def read_it(settled: Settled) -> None:
             self._agenda.unanswered -= 1
             then(settled)
+
+        def could_not() -> None:
+            if tries_left <= 1:  # a table that stays unreadable must not lose the job
+                read_it(Settled(record.stats, complete=False))
+                return
+            self._agenda.unanswered -= 1
+            again = partial(self._settle, record, then, fence, tries_left - 1)
+            self._agenda.later(SETTLE_PAUSE_SECONDS, again)
 
         self._side.submit(read)
 

@@ -178,7 +178,7 @@ def replace_files(
     Information"; link(2): EEXIST.
     """
     now_ms = int(time.time() * 1000)
-    info = {
+    info: dict[str, Any] = {
         "timestamp": now_ms,
         "operation": "OPTIMIZE" if same_rows else "MERGE",
         "operationParameters": {},
