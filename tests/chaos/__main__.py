@@ -27,21 +27,26 @@ def main() -> int:
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="sluicegate-chaos-"))
-    if given.verb == "run":
-        print(f"chaos for {given.minutes:g} minutes, seed {seed}", flush=True)
-        found = chaos(folder, seed, given.minutes * 60)
-        wrong, summary = found.violations, found.summary
-    else:
-        print(f"{given.rounds} rounds of SIGKILL, seed {seed}", flush=True)
-        result, summary = kill_demo(folder, seed, given.rounds, given.days)
-        wrong = result.violations
+    log = folder / "chaos.log"
+    try:
+        if given.verb == "run":
+            print(f"chaos for {given.minutes:g} minutes, seed {seed}", flush=True)
+            found = chaos(folder, seed, given.minutes * 60)
+            wrong, summary = found.violations, found.summary
+        else:
+            print(f"{given.rounds} rounds of SIGKILL, seed {seed}", flush=True)
+            result, summary = kill_demo(folder, seed, given.rounds, given.days)
+            wrong = result.violations
+    except BaseException:
+        print(log.read_text() if log.exists() else "", f"seed {seed}; what is left is in {folder}")
+        raise
     for line in summary:
         print(f"  {line}")
     if not wrong:
         print("no violation")
         shutil.rmtree(folder)
         return 0
-    if (log := folder / "chaos.log").exists():
+    if log.exists():
         print(log.read_text())
     print(f"{len(wrong)} violations with seed {seed}; what is left is in {folder}:")
     print("\n".join(wrong))

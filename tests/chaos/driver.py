@@ -120,6 +120,7 @@ class Run:
     def summary(self, evidence: Evidence) -> list[str]:
         """What was done, and what came of it."""
         jobs, tasks = evidence.records.jobs.values(), evidence.records.tasks.values()
+        waste = orphan_files(evidence.tables)
         commits = [commit for table in evidence.tables.values() for commit in table.commits]
         return [
             f"did: {_counted(self.did)}",
@@ -131,7 +132,7 @@ class Run:
             f"of rollbacks {sum(c.is_rollback for c in commits)}, "
             f"fences {sum(c.facts.get('kind') == 'fence' for c in commits)}",
             f"files: {self.work.landed} landed; "
-            f"waste in the lake: {len(orphan_files(evidence.tables))} files",
+            f"waste in the lake: {len(waste)} files {waste[:5] or ''}",
             *(
                 f"no full {name}: {disk.refused}"
                 for name, disk in self.disks.items()

@@ -16,6 +16,7 @@ from chaos.world import Api, Server
 
 UNFINISHED_MAX = 10
 KEYS = 40
+ROLLED_BACK_OF = 8
 ALONE = ("bronze.events", "bronze.changes", "bronze.pages", "bronze.visits", "bronze.family")
 UPPER = ("silver.totals", "silver.latest", "silver.by_file", "gold.summary")
 MODES = ("graceful", "graceful", "force", "drain")
@@ -139,16 +140,21 @@ class Work:
         return _told(answer, task_id)
 
     def rollback(self, step: Step) -> str | None:
-        """Take back one of the last jobs: of others the tables have been changed since."""
-        job_id = self._one(step, ["success", "cancelled", "failed", "partial"], newest=2)
-        return self.roll_back(job_id) if job_id else None
+        """Take one of the last jobs back: the first whose tables nobody has changed since, or is writing now."""
+        told = None
+        for job_id in self._jobs(["success", "cancelled", "failed", "partial"])[:ROLLED_BACK_OF]:
+            told = self.roll_back(job_id)
+            if told is None or ("200" in told and "0 tables" not in told):
+                break
+        return told
 
     def roll_back(self, job_id: str) -> str | None:
         """Take back what a job has published, or carry on with that."""
         answer = self.call("POST", f"/api/jobs/{job_id}/rollback")
-        if answer is not None and answer.status_code == 200:
-            self.acknowledged["rolled_back"].append(job_id)
-        return _told(answer, job_id)
+        if answer is None or answer.status_code != 200:
+            return _told(answer, job_id)
+        self.acknowledged["rolled_back"].append(job_id)
+        return f"{job_id}: 200, {len(answer.json()['tables'])} tables"
 
     def _again(self, step: Step, statuses: list[str], verb: str) -> str | None:
         if (job_id := self._one(step, statuses, newest=8)) is None:
