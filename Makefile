@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit simulate format lock clean chromium firestore-emulator
+.PHONY: help setup demo test check unit simulate chaos kill-demo format lock clean chromium firestore-emulator
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything in it
 	@echo "ready: $(BIN)/sluicegate --help"
@@ -42,6 +42,15 @@ unit: $(READY) ## the pure tests only, but for the proof that the simulation fin
 SEEDS ?= 1000
 simulate: $(READY) ## seeded histories of one executor and of a fleet: make simulate SEEDS=1000
 	@SIMULATIONS=$(SEEDS) $(BIN)/python -m pytest -q tests/unit/core/test_executor_simulation.py tests/unit/core/test_fleet_simulation.py
+
+CHAOS := PYTHONPATH=tests:tests/integration $(BIN)/python -m chaos
+MINUTES ?= 10
+chaos: $(READY) ## kill, pause and fill at random, and judge what is left: make chaos MINUTES=10 [SEED=7]
+	@$(CHAOS) run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+ROUNDS ?= 500
+kill-demo: $(READY) ## SIGKILL the demo's server at random instants: make kill-demo ROUNDS=30 [SEED=7] [DAYS=40]
+	@$(CHAOS) kill-demo --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(DAYS),--days $(DAYS))
 
 format: $(READY) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff format .

@@ -28,6 +28,8 @@ from sluicegate.core.transitions import Ended, TaskEvent
 log = logging.getLogger(__name__)
 
 RECOVERIES_MAX: Final = 3
+SETTLE_PAUSE_SECONDS: Final = 1.0
+SETTLE_TRIES_MAX: Final = 60
 
 
 Told = Callable[[Settled], None]
@@ -58,8 +60,14 @@ class Recovery:
         self._clock, self._held, self._aside = clock, held, aside
         self._conclude, self._end = conclude, end
 
-    def settle(self, record: TaskRecord, then: Told, fence: Writer | None = None) -> None:
-        """Read from its table's log what a task has committed.
+    def settle(
+        self,
+        record: TaskRecord,
+        then: Told,
+        fence: Writer | None = None,
+        tries_left: int = SETTLE_TRIES_MAX,
+    ) -> None:
+        """Read from its table's log what a task has committed. A log that cannot be read is asked again.
 
         A task that never asked for a permit has committed nothing: what is stored is all there is.
         """
@@ -71,14 +79,23 @@ class Recovery:
         def read() -> None:
             try:
                 settled = self._tables.settle(record.pipeline, record.task_id, fence)
-            except Exception as error:  # noqa: BLE001 - an unreadable table must not lose the job
+            except Exception as error:  # noqa: BLE001 - whatever a lake on a bad day raises
                 log.warning("settle_failed task_id=%s error=%s", record.task_id, error)
-                settled = Settled(record.stats, complete=False)
-            self._agenda.post(lambda: read_it(settled))
+                self._agenda.post(could_not)
+            else:
+                self._agenda.post(lambda: read_it(settled))
 
         def read_it(settled: Settled) -> None:
             self._agenda.unanswered -= 1
             then(settled)
+
+        def could_not() -> None:
+            if tries_left <= 1:  # a table that stays unreadable must not lose the job
+                read_it(Settled(record.stats, complete=False))
+                return
+            self._agenda.unanswered -= 1
+            again = partial(self.settle, record, then, fence, tries_left - 1)
+            self._agenda.later(SETTLE_PAUSE_SECONDS, again)
 
         self._aside(read)
 

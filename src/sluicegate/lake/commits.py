@@ -76,12 +76,12 @@ class RemovedFile:
     path: str
     bytes: int
 
-    def action(self, now_ms: int) -> dict[str, Any]:
+    def action(self, now_ms: int, *, changes_data: bool) -> dict[str, Any]:
         """Return it as the log wants it."""
         return {
             "path": self.path,
             "deletionTimestamp": now_ms,
-            "dataChange": True,
+            "dataChange": changes_data,
             "extendedFileMetadata": True,
             "partitionValues": {},
             "size": self.bytes,
@@ -160,11 +160,17 @@ def replace_files(
     removed: list[RemovedFile],
     who: WriterIdentity,
     facts: dict[str, Any],
+    *,
+    same_rows: bool = False,
 ) -> None:
     """Write the next version: `files` instead of those `removed`, the rest as it is.
 
-    deltalake can only add files, or replace all of them. So the entry is ours: a file that is whole before it gets its
-    name by a link, which fails if another was first.
+    deltalake can only add files, or replace all of them; its own compaction leaves our epoch out, and tries again by
+    itself. So the entry is ours: a file that is whole before it gets its name by a link, which fails if another was
+    first.
+
+    Args:
+        same_rows: The new files hold just the rows of the old ones: it is a compaction.
 
     Raises: `CommitFailedError`: somebody else has written this version.
 
@@ -172,9 +178,9 @@ def replace_files(
     Information"; link(2): EEXIST.
     """
     now_ms = int(time.time() * 1000)
-    info = {
+    info: dict[str, Any] = {
         "timestamp": now_ms,
-        "operation": "MERGE",
+        "operation": "OPTIMIZE" if same_rows else "MERGE",
         "operationParameters": {},
         "engineInfo": APP_ID,
         APP_ID: json.dumps(facts, separators=(",", ":")),
@@ -183,7 +189,7 @@ def replace_files(
         {"commitInfo": info},
         {"txn": {"appId": APP_ID, "version": who.epoch, "lastUpdated": now_ms}},
     ]
-    actions += [{"remove": item.action(now_ms)} for item in removed]
+    actions += [{"remove": item.action(now_ms, changes_data=not same_rows)} for item in removed]
     actions += [
         {
             "add": {
@@ -191,7 +197,7 @@ def replace_files(
                 "partitionValues": {},
                 "size": item.bytes,
                 "modificationTime": now_ms,
-                "dataChange": True,
+                "dataChange": not same_rows,
                 "stats": item.stats,
             }
         }
@@ -260,13 +266,6 @@ def prepare_columns(
         fresh = pa.schema([item for item in schema if item.name not in known])
         if len(fresh):
             table.alter.add_columns(Schema.from_arrow(fresh).fields, commit_properties=facts)
-
-
-def compact(table: DeltaTable, who: WriterIdentity) -> None:
-    """Write small files together into larger ones; no row changes."""
-    table.optimize.compact(
-        max_concurrent_tasks=1, commit_properties=properties(who, who.facts("maintenance"))
-    )
 
 
 def properties(who: WriterIdentity, facts: dict[str, Any]) -> CommitProperties:

@@ -174,6 +174,13 @@ def active_files(table: DeltaTable) -> Iterator[tuple[str, int]]:
     yield from zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
 
 
+def read_files(folder: Path, files: Iterable[tuple[str, int]]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of some files of a table, in bounded batches; `files` as `active_files` gives them."""
+    for path, _ in files:
+        with _opened(folder / unquote(path)) as file:
+            yield from file.iter_batches(ROWS_MAX)
+
+
 def _replaced(
     file: Any, keys: Sequence[str], target: pa.Schema, wanted: Any, name: str, check: Checkpoint
 ) -> Any | None:

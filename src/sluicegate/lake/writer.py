@@ -29,13 +29,15 @@ from sluicegate.lake.errors import (
     TableUnsupportedError,
 )
 from sluicegate.lake.log import Content, LogEntry, Settled, current_content, read_entry, settled
-from sluicegate.lake.merging import UnitKeys, active_files, rewrite_matching
+from sluicegate.lake.merging import UnitKeys, active_files, read_files, rewrite_matching
 from sluicegate.lake.schema import conform, differences, storable_schema, target_schema
 from sluicegate.lake.tables import Lake
 
 COMMIT_TRIES_MAX: Final = 5
 COMPACT_AFTER_FILES: Final = 64
 SMALL_FILE_BYTES: Final = 16 * 1024 * 1024
+
+_NO_UPKEEP: Final = (CommitFailedError, DeltaError, SchemaMismatchError, pa.ArrowException)
 
 Mark = tuple[str, int, int]
 """One ingested file: its path, size in bytes, modification time in ns."""
@@ -279,15 +281,38 @@ class TableWriter:
         Returns:
             Whether it did. A conflict with another writer is no error; it is left for later.
         """
-        if self._table is None:
+        if self._table is None or commits.schema_of(self._table) is None:
             return False
-        sizes = pa.table(self._table.get_add_actions(flatten=True))["size_bytes"].to_pylist()
-        if sum(size < SMALL_FILE_BYTES for size in sizes) <= COMPACT_AFTER_FILES:
+        small = [one for one in active_files(self._table) if one[1] < SMALL_FILE_BYTES]
+        if len(small) <= COMPACT_AFTER_FILES or commits.unsupported_feature(self._table):
             return False
+        together = DataFiles(self._folder, self._who.task_id, self._who.attempt)
+        seen = self._seen()
         try:
-            commits.compact(self._table, self._who)
-        except (CommitFailedError, DeltaError):
+            schema = pa.schema(self._table.schema())
+            for batch in read_files(self._folder, small):
+                together.write(conform(batch, schema, self._name))
+            commits.replace_files(
+                self._table,
+                self._folder,
+                together.finish(),
+                [RemovedFile(*one) for one in small],
+                self._who,
+                self._who.facts("maintenance", writer=self._token),
+                same_rows=True,
+            )
+        except (*_NO_UPKEEP, OSError):
+            return self._settle_upkeep(together, seen)
+        return True
+
+    def _settle_upkeep(self, together: DataFiles, seen: int) -> bool:
+        """A compaction failed: remove its files, unless it is in the log after all."""
+        entry = read_entry(self._folder, seen + 1)
+        ours = (entry.ours or {}) if entry is not None else {}
+        if (ours.get("kind"), ours.get("writer")) != ("maintenance", self._token):
+            together.discard()
             return False
+        self._table = DeltaTable(str(self._folder), version=seen + 1)
         return True
 
     def _load(self) -> None:

@@ -499,6 +499,7 @@ class FakeTables:
         self.rollbacks: dict[str, TableRollback] = {}
         self.rolled_back: list[tuple[str, int]] = []
         self.broken = False
+        self.unreadable = 0  # how often a log cannot be read
         self.cleaned: list[tuple[str, str, int]] = []
         self.made_by: dict[str, list[str]] = {}  # by table, newest first
         self.vacuumed: list[tuple[str, Needed, bool]] = []
@@ -507,6 +508,9 @@ class FakeTables:
         if fence is not None:
             self.fences[table] = max(fence.epoch, self.fences.get(table, 0))
         self.asked.append(task_id)
+        if self.unreadable:
+            self.unreadable -= 1
+            raise OSError("the lake's disk is full")
         return self.settled.get(task_id, Settled(TaskStats(), complete=False))
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:

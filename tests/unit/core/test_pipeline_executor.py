@@ -21,6 +21,7 @@ from sluicegate.core.ports import (
     UnitCommitted,
 )
 from sluicegate.core.receipt import StopOutcome
+from sluicegate.core.recovery import SETTLE_PAUSE_SECONDS, SETTLE_TRIES_MAX
 from sluicegate.core.transitions import StopRequest
 
 A, B, C = "bronze.a", "bronze.b", "bronze.c"
@@ -989,6 +990,57 @@ def test_an_attempt_that_never_looked_does_not_hide_what_earlier_ones_committed(
     world.cancel(job_id)
     world.end(A, outcome)
     assert world.task(job_id, A).stats == STATS
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+def test_a_log_that_cannot_be_read_is_asked_again_and_not_guessed(
+    made: Made, recovered: bool
+) -> None:
+    """A full disk or a share that is away for a moment: what was committed is no failure."""
+    world = made(spec(A))
+    job_id = world.run()
+    task_id = world.ask_permit(A)
+    world.tables.settled[task_id] = Settled(STATS, complete=True)
+    world.tables.unreadable = 3
+    if recovered:
+        world.boot()
+    else:
+        world.end(A, "lost", stage=Stage.KILL)
+    assert world.tasks(job_id) == {A: "running"}
+    for _ in range(3):
+        world.later(SETTLE_PAUSE_SECONDS)
+    task = world.task(job_id, A)
+    assert (task.status.value, task.stats) == ("success", STATS)
+    world.is_idle()
+
+
+def test_a_log_that_stays_unreadable_does_not_hold_the_job_forever(made: Made) -> None:
+    """After a minute what is stored is all that can be told."""
+    world = made(spec(A))
+    job_id = world.run()
+    world.ask_permit(A)
+    world.tables.unreadable = 1_000
+    world.end(A, "lost", stage=Stage.KILL)
+    for _ in range(SETTLE_TRIES_MAX - 1):
+        assert world.tasks(job_id) == {A: "running"}
+        world.later(SETTLE_PAUSE_SECONDS)
+    assert world.tasks(job_id) == {A: "failed"}
+    world.is_idle()
+
+
+def test_a_server_ends_also_while_a_log_cannot_be_read(made: Made) -> None:
+    """The next one asks."""
+    world = made(spec(A))
+    job_id = world.run()
+    task_id = world.ask_permit(A)
+    world.tables.settled[task_id] = Settled(STATS, complete=True)
+    world.tables.unreadable = 2
+    world.end(A, "lost", stage=Stage.KILL)
+    world.close()
+    assert world.executor._closed.is_set()
+    world.boot()
+    world.later(SETTLE_PAUSE_SECONDS)
+    assert world.task(job_id, A).status.value == "success"
 
 
 def test_a_worker_that_dies_fails_its_attempt_only(made: Made) -> None:

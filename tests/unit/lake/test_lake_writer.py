@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -725,6 +726,64 @@ def test_a_conflict_in_upkeep_is_left_for_later(
     lake.load(TABLE).delete("n = 1")
     assert made.maintain() is False
     assert numbers(lake) == [2]
+
+
+def test_a_late_compaction_is_refused_and_leaves_no_file(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was paused in its upkeep and replaced meanwhile must not write to the table any more."""
+    monkeypatch.setattr(writer_module, "COMPACT_AFTER_FILES", 1)
+    late = opened(lake)
+    for n in (1, 2, 3):
+        late.write([{"n": n}])
+        late.commit()
+    opened(lake, 2, fence=True)
+    before, files = lake.load(TABLE).version(), data_files(lake)
+    assert late.maintain() is False
+    assert lake.load(TABLE).version() == before
+    assert data_files(lake) == files
+    assert numbers(lake) == [1, 2, 3]
+
+
+def test_a_compaction_carries_the_epoch_and_changes_no_row(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every entry of ours does, so that the log says whose turn it was."""
+    monkeypatch.setattr(writer_module, "COMPACT_AFTER_FILES", 1)
+    made = opened(lake, 7)
+    for n in (1, 2, 3):
+        made.write([{"n": n, "half": n / 2}])
+        made.commit()
+    assert made.maintain()
+    entry = log.read_entry(lake.path(TABLE), 3)
+    assert entry is not None
+    assert (entry.operation, entry.epoch, entry.changes_data) == ("OPTIMIZE", 7, False)
+    assert not entry.touches_data
+    assert len(lake.load(TABLE).file_uris()) == 1
+    assert numbers(lake) == [1, 2, 3]
+
+
+def test_a_compaction_that_failed_after_its_entry_keeps_its_files(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log names them: to remove them would lose every row."""
+    monkeypatch.setattr(writer_module, "COMPACT_AFTER_FILES", 1)
+    made = opened(lake)
+    for n in (1, 2, 3):
+        made.write([{"n": n}])
+        made.commit()
+
+    def full(path: Path) -> None:
+        if path.name == "_delta_log":
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commits, "flush_to_disk", full)
+        assert made.maintain()
+    assert numbers(lake) == [1, 2, 3]
+    made.write([{"n": 4}])
+    made.commit()
+    assert numbers(lake) == [1, 2, 3, 4]
 
 
 def test_orphans_of_this_attempt_can_be_spared(lake: Lake) -> None:
