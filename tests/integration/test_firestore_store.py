@@ -723,6 +723,8 @@ def _ask_everything(store: Store) -> None:
     store.add_key(ApiKey("ci", "viewer", "hash", T0))
     store.list_keys()
     store.revoke_key("ci", T0)
+    store.remove_journal([seen.job_id], most=10)
+    store.remove([[seen]])
 
 
 # The fields that queries hold equal, and never order by.
