@@ -321,6 +321,8 @@ class Home:
     def unheard(self) -> tuple[bool, bool, tuple[str, ...]]:
         """What events of others would have it do: look at the job, look for jobs, look at these tables."""
         after, own = self.follower._position or 0, self.follower._own
+        if after == len(self.model.store.memory.events):
+            return False, False, ()
         events = [e for e in self.model.store.memory.events[after:] if e.event_id not in own]
         return (
             any(e.type in _DECISIONS for e in events),

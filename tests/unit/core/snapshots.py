@@ -31,7 +31,18 @@ def is_of_threads(kind: type) -> bool:
     return kind.__module__ in ("threading", "_thread", "itertools", "logging")
 
 
-_SHARED: dict[type, bool] = {}
+# Types of which things are shared by all copies, and types that were found to have none; both grow as they are met.
+_shared: set[type] = set()
+_copied: set[type] = set()
+
+
+def is_shared(kind: type) -> bool:
+    """Whether things of a type need not be copied."""
+    if kind in _shared:
+        return True
+    if kind not in _copied:
+        (_shared if is_value(kind) or is_of_threads(kind) else _copied).add(kind)
+    return kind in _shared
 
 
 class Copier:
@@ -45,14 +56,12 @@ class Copier:
         self._made: dict[int, Any] = {id(thing): thing for thing in shared}
 
     def copy(self, thing: Any) -> Any:
+        """Return the copy of one thing; the same one each time."""
         kind = type(thing)
-        shared = _SHARED.get(kind)
-        if shared is None:
-            shared = _SHARED[kind] = is_value(kind) or is_of_threads(kind)
-        if shared:
+        if kind in _shared or is_shared(kind):
             return thing
-        made = self._made.get(id(thing), self)
-        if made is not self:
+        made = self._made.get(id(thing))
+        if made is not None:
             return made
         return _COPIES.get(kind, Copier._object)(self, thing)
 
@@ -61,7 +70,9 @@ class Copier:
         made = self._made[id(thing)] = object.__new__(kind)
         copy = self.copy
         if (held := getattr(thing, "__dict__", None)) is not None:
-            made.__dict__.update({name: copy(value) for name, value in held.items()})
+            new = made.__dict__
+            for name, value in held.items():
+                new[name] = value if type(value) in _shared else copy(value)
         elif is_dataclass(kind):
             for name in field_names(kind):
                 object.__setattr__(made, name, copy(getattr(thing, name)))
@@ -75,22 +86,22 @@ class Copier:
             made.default_factory = thing.default_factory
         copy = self.copy
         for key, value in thing.items():
-            made[copy(key)] = copy(value)
+            made[key] = copy(value)  # keys are values
         return made
 
     def _items(self, thing: Iterable[Any]) -> Any:
         made = self._made[id(thing)] = type(thing)()  # type: ignore[call-arg]
         copy = self.copy
-        made.extend([copy(one) for one in thing])
+        made.extend([one if type(one) in _shared else copy(one) for one in thing])
         return made
 
     def _set(self, thing: set[Any]) -> Any:
-        made = self._made[id(thing)] = set()
-        made.update(self.copy(one) for one in thing)
+        made = self._made[id(thing)] = set(thing)  # what is in a set are values
         return made
 
     def _tuple(self, thing: tuple[Any, ...]) -> Any:
-        return tuple([self.copy(one) for one in thing])
+        copy = self.copy
+        return tuple([one if type(one) in _shared else copy(one) for one in thing])
 
     def _function(self, thing: types.FunctionType) -> Any:
         if thing.__closure__ is None and thing.__defaults__ is None:
@@ -181,10 +192,7 @@ class Teller:
             self._tell(kind, thing)
 
     def _tell(self, kind: type, thing: Any) -> None:
-        if is_value(kind):
-            _VALUES.add(kind)
-            self.parts.append(value_text(thing))
-        elif kind in (tuple, list, deque):
+        if kind in (tuple, list, deque):
             self._many(thing, "[", "]")
         elif kind in (set, frozenset):
             self._many(sorted(thing), "{", "}")
@@ -194,6 +202,9 @@ class Teller:
                 self.tell(key)
                 self.tell(value)
             self.parts.append("}")
+        elif is_value(kind):
+            _VALUES.add(kind)
+            self.parts.append(value_text(thing))
         elif kind is partial:
             self._many((thing.func, thing.args, thing.keywords), "partial(", ")")
         elif kind is types.MethodType:
