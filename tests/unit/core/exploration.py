@@ -47,7 +47,7 @@ class Explored:
     schedules: int | None
 
 
-class Found(Exception):  # noqa: N818 - it is what is looked for
+class Found(Exception):
     """A rule was violated; by the shortest schedule that does it."""
 
     def __init__(self, violation: Violation, schedule: list[Step]) -> None:

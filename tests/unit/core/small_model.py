@@ -424,7 +424,9 @@ class Shared:
     memory: Memory
     log: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fences: dict[str, int] = field(default_factory=dict)
-    granted: frozenset[tuple[str, int, int]] = frozenset()  # permits that are stored: task, attempt, number
+    granted: frozenset[tuple[str, int, int]] = (
+        frozenset()
+    )  # permits that are stored: task, attempt, number
     dead: tuple[str, ...] = ()
     stops_left: int = 0
     faults_left: int = 0
@@ -454,6 +456,7 @@ class Model:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds, self.failures = bounds, Failures()
+        self._broken: Violation | None = None
         self.store, self.tables = MemoryStore(), Tables()
         self.shared = Shared(
             self.store.memory, stops_left=bounds.stops, faults_left=1 if bounds.faults else 0
@@ -590,39 +593,43 @@ class Model:
 
     # ---------------------------------------------------------------- what must hold
 
+    def _breaks(self, what: str) -> None:
+        """Note what the code under test would catch if it were raised here; `judge` raises it."""
+        self._broken = self._broken or Violation(what)
+
     def judge_change(self, change: Change) -> None:
         """Each write of the job that is accepted, before it is stored."""
         before, after = self.job, change.job
         if before.status is not after.status and (before.status, after.status) not in JOB_MOVES:
-            raise Violation(f"a {before.status} job becomes {after.status}")
+            self._breaks(f"a {before.status} job becomes {after.status}")
         if before.completed_at is not None and after.completed_at != before.completed_at:
-            raise Violation("a job that is over ends again")
+            self._breaks("a job that is over ends again")
         for task in change.tasks:
             self._judge_task(task)
         if after.completed_at is not None and before.completed_at is None:
             living = [h.name for h in self.alive if h.name == after.executor_id and h.workers.live]
             if living:
-                raise Violation(f"completed_at is set while a worker of {living[0]} lives")
+                self._breaks(f"completed_at is set while a worker of {living[0]} lives")
 
     def _judge_task(self, task: TaskRecord) -> None:
         tasks, stopped = self.shared.memory.tasks, self.job.is_terminal
         known = tasks.get(task.task_id)
         if known is None and any(t.pipeline == task.pipeline for t in tasks.values()):
-            raise Violation(f"{task.pipeline} has two tasks")
+            self._breaks(f"{task.pipeline} has two tasks")
         if known is not None and known.is_terminal and known != task:
-            raise Violation(f"{task.pipeline} had ended as {known.status}, and is written again")
+            self._breaks(f"{task.pipeline} had ended as {known.status}, and is written again")
         is_start = task.status is TaskStatus.RUNNING and (
             known is None or known.status is not TaskStatus.RUNNING
         )
-        if known is not None and known.status is not task.status:
-            if (known.status, task.status) not in TASK_MOVES:
-                raise Violation(f"{task.pipeline}: a {known.status} task becomes {task.status}")
+        was = known.status if known is not None else task.status
+        if was is not task.status and (was, task.status) not in TASK_MOVES:
+            self._breaks(f"{task.pipeline}: a {was} task becomes {task.status}")
         if is_start and stopped:
-            raise Violation(f"{task.pipeline} starts, and the job is {self.job.status}")
+            self._breaks(f"{task.pipeline} starts, and the job is {self.job.status}")
         committed = self.tables.commits(task.pipeline, task.task_id) > 0
         if task.is_terminal and committed is not (task.status is TaskStatus.SUCCESS):
             said = "all of it" if committed else "nothing"
-            raise Violation(f"{task.pipeline} becomes {task.status}, and {said} is in its table")
+            self._breaks(f"{task.pipeline} becomes {task.status}, and {said} is in its table")
         if known is not None and task.permits > known.permits and not stopped:
             permit = (task.task_id, task.attempt, task.permits)
             self.shared.granted = self.shared.granted | {permit}
@@ -631,33 +638,35 @@ class Model:
         """Each attempt, as it is given to a worker."""
         table, record = task.spec.pipeline_id, self.shared.memory.tasks[task.task_id]
         if task.task_id in home.workers.live:
-            raise Violation(f"{table} is given to two workers at once")
+            self._breaks(f"{table} is given to two workers at once")
         if self.job.executor_id != home.name:
             return  # it has not heard that it was taken over; what it runs it cannot commit
         if record.is_terminal:
-            raise Violation(f"{table} has ended, and runs again")
+            self._breaks(f"{table} has ended, and runs again")
         if record.status is not TaskStatus.RUNNING or record.attempt != task.attempt:
-            raise Violation(f"{table} runs, and its start is not stored")
+            self._breaks(f"{table} runs, and its start is not stored")
         if self.shared.asked_at == home.name and self.shared.answer == "yes":
-            raise Violation(f"{table} is given to a worker after the stop was answered there")
+            self._breaks(f"{table} is given to a worker after the stop was answered there")
 
     def judge_permit(self, home: Home, task: Assignment) -> None:
         """Each yes to a worker that asked."""
         active = home.executor._active[task.task_id]
         record = active.run.records[active.pipeline]
         if (task.task_id, record.attempt, record.permits) not in self.shared.granted:
-            raise Violation(f"{active.pipeline} is permitted to commit, and no permit is stored")
+            self._breaks(f"{active.pipeline} is permitted to commit, and no permit is stored")
 
     def judge_commit(self, task: Assignment) -> None:
         """Each entry in a table's log, before it is there."""
         table, record = task.spec.pipeline_id, self.shared.memory.tasks[task.task_id]
         if record.is_terminal:
-            raise Violation(f"{table} is committed, and it had ended as {record.status}")
+            self._breaks(f"{table} is committed, and it had ended as {record.status}")
         if self.tables.commits(table, task.task_id):
-            raise Violation(f"{table} is committed twice")
+            self._breaks(f"{table} is committed twice")
 
     def judge(self) -> None:
-        """What must hold after each step."""
+        """What must hold after each step. Raises: `Violation`."""
+        if self._broken is not None:
+            raise self._broken
         if self.failures.records:
             record = self.failures.records.pop()
             cause = record.exc_info[1] if record.exc_info else None
@@ -668,7 +677,12 @@ class Model:
         if self.shared.answer == "no" and not job.is_over:
             raise Violation("the stop was answered with no, and the job has not ended")
         counted = job.running_tasks, job.completed_tasks, job.failed_tasks, job.cancelled_tasks
-        by_status = [TaskStatus.RUNNING, TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.CANCELLED]
+        by_status = [
+            TaskStatus.RUNNING,
+            TaskStatus.SUCCESS,
+            TaskStatus.FAILED,
+            TaskStatus.CANCELLED,
+        ]
         if counted != tuple(sum(t.status is s for t in tasks) for s in by_status):
             raise Violation(f"the job counts {counted}, and its tasks are others")
         held = {w.task_id for w in self.shared.memory.writers.values() if not w.is_free}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import types
 from collections import OrderedDict, defaultdict, deque
@@ -116,10 +117,8 @@ class Copier:
     def _cell(self, cell: Any) -> Any:
         if (made := self._made.get(id(cell))) is None:
             made = self._made[id(cell)] = types.CellType()
-            try:
+            with contextlib.suppress(ValueError):  # an empty one
                 made.cell_contents = self.copy(cell.cell_contents)
-            except ValueError:
-                pass  # empty
         return made
 
     def _method(self, thing: types.MethodType) -> Any:
@@ -127,7 +126,11 @@ class Copier:
 
     def _builtin(self, thing: types.BuiltinMethodType) -> Any:
         owner = thing.__self__
-        return thing if isinstance(owner, types.ModuleType) else getattr(self.copy(owner), thing.__name__)
+        return (
+            thing
+            if isinstance(owner, types.ModuleType)
+            else getattr(self.copy(owner), thing.__name__)
+        )
 
     def _partial(self, thing: partial[Any]) -> Any:
         return partial(self.copy(thing.func), *self.copy(thing.args), **self.copy(thing.keywords))
@@ -275,4 +278,3 @@ def value_text(thing: Any) -> str:
             _texts.clear()
         known = _texts[id(thing)] = (thing, f"{kind.__name__}({inside})")
     return known[1]
-
