@@ -1,7 +1,7 @@
 """The small model that is explored: two homes on one store, one job of two tasks, one stop, one fault.
 
-What decides is the real code: executor, lease, ledger, manager, follower. Here is only what surrounds it: the threads of
-each process, whose turns are the steps that are interleaved; workers with their tables; and the rules that must hold.
+What decides is the real code: executor, lease, ledger, manager, follower. Here is only what surrounds it: the threads
+of each process, whose turns are the steps that are interleaved; workers with their tables; and the rules.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from sluicegate.core.transitions import TASK_TRANSITIONS, TRANSITIONS
 from sluicegate.spec import PipelineSpec
 
 CHAIN: Final = (spec("bronze.a"), spec("silver.a", "bronze.a"))
-BESIDE: Final = (spec("bronze.a"), spec("bronze.b"))
 JOB: Final = "job"
 
 JOB_MOVES: Final = {(before, after) for (before, _), after in TRANSITIONS.items()}
@@ -497,6 +496,9 @@ class Model:
         """Take a step. Raises: `Violation`."""
         pipeline_executor.new_id = self._new_id
         name, what, *more = step
+        if what == "crashes":
+            self.crashes(name)
+            return
         home = Copier([self, self.store, self.tables]).copy(self.home(name))
         home.text = None
         self.homes = tuple(home if other.name == name else other for other in self.homes)
@@ -575,11 +577,10 @@ class Model:
             answer.result(0)
             self.shared.answer = "yes"
 
-    def crashes(self, home: Home) -> None:
-        """SIGKILL: what it had in memory is gone, and its workers with it."""
+    def crashes(self, name: str) -> None:
+        """SIGKILL: what a home had in memory is gone, and its workers with it."""
         self.shared.faults_left -= 1
-        self.shared.dead = (*self.shared.dead, home.name)
-        home.workers.live.clear()
+        self.shared.dead = (*self.shared.dead, name)
 
     def believes_dead(self, home: Home, other: str) -> None:
         """The lease of one that lives runs out, as when it is paused; it knows nothing of that."""

@@ -98,19 +98,11 @@ BUGS = [
         "faults=frozenset({'crashes'})",
     ),
     Bug(
-        "a takeover without a new attempt",
-        "core/transitions.py",
-        "        attempt=task.attempt + 1 if waits else task.attempt,\n",
-        "        attempt=task.attempt,\n",
-        "",
-        A_LEASE,
-    ),
-    Bug(
-        "a takeover without a new epoch",
+        "who lost the lease is still permitted to commit",
         "core/pipeline_executor.py",
-        "            if settled.complete or not record.permits:\n",
-        "            if True:\n",
-        "",
+        '                refusal[0] = "another executor has taken the job over"\n',
+        "                refusal[0] = None\n",
+        "the job counts (0, 0, 0, 0), and its tasks are others",
         A_LEASE,
     ),
     Bug(
