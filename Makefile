@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit simulate chaos kill-demo format lock clean chromium firestore-emulator
+.PHONY: help setup demo test check unit simulate explore chaos kill-demo format lock clean chromium firestore-emulator
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,12 +36,15 @@ check: $(READY) ## format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-unit: $(READY) ## the pure tests only, but for the proof that the simulation finds bugs
-	@$(BIN)/python -m pytest tests/unit -q --ignore tests/unit/core/test_simulation_finds.py
+unit: $(READY) ## the pure tests only, but for the exploration and the proofs that bugs are found
+	@$(BIN)/python -m pytest tests/unit -q --ignore tests/unit/core/test_simulation_finds.py --ignore-glob '*/core/test_exploration*.py'
 
 SEEDS ?= 1000
 simulate: $(READY) ## seeded histories of one executor and of a fleet: make simulate SEEDS=1000
 	@SIMULATIONS=$(SEEDS) $(BIN)/python -m pytest -q tests/unit/core/test_executor_simulation.py tests/unit/core/test_fleet_simulation.py
+
+explore: $(READY) ## every interleaving of the small models, with their counts; takes minutes
+	@$(BIN)/python tests/unit/core/exploration.py large
 
 CHAOS := PYTHONPATH=tests:tests/integration $(BIN)/python -m chaos
 MINUTES ?= 10

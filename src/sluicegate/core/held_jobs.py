@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Callable
 
 from sluicegate.core.job import Job
@@ -10,7 +11,7 @@ from sluicegate.core.ledger import Written
 from sluicegate.core.ports import Clock
 
 
-class HeldJobs(dict[str, JobRun]):
+class HeldJobs(UserDict[str, JobRun]):
     """How each job is run here, by its id.
 
     Args:
@@ -32,7 +33,7 @@ class HeldJobs(dict[str, JobRun]):
 
     def holds(self, run: JobRun) -> bool:
         """Whether this is how the job is run here; not one that was closed or dropped."""
-        return self.get(run.job.job_id) is run
+        return self.data.get(run.job.job_id) is run
 
     def is_own(self, job: Job, run: JobRun) -> bool:
         """Whether the stored job is still held by this run of it: only the lease holder reports on its tasks."""
