@@ -341,8 +341,9 @@ class PipelineExecutor:
                 self._running.hear(message)
 
     def _act(self) -> None:
-        self._hand_over()
+        # What is due comes first: who slept for longer than its lease must know before it gives anything to a worker.
         self._agenda.do_what_is_due()
+        self._hand_over()
         self._running.climb()
         self._agenda.safely(self._fill_workers)
         self._sharing.take_offers()

@@ -276,6 +276,20 @@ def test_a_start_that_is_stored_while_the_lease_is_lost_is_handed_back(two: Two)
     assert two.first.running == [A]
 
 
+def test_a_start_that_was_stored_before_a_long_pause_is_not_handed_over_after_it(two: Two) -> None:
+    """Whoever wakes up notices first that its time is over; the task runs elsewhere by now."""
+    two.first.run(A, settle=False)
+    two.first.ledger.held = True
+    two.first.executor.tick(0)
+    two.first.ledger.held = False
+    two.first.ledger.release()
+    two.alive.remove(two.first)
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.running == [A]
+    two.first.settle()
+    assert two.first.handed == []
+
+
 def test_a_whole_fleet_that_was_paused_judges_nobody(two: Two) -> None:
     """The machine slept: both missed the beats of the other."""
     job_id = two.first.run(A)
