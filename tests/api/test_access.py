@@ -47,6 +47,7 @@ CALLS = [
     ("admin", "GET", "/api/keys"),
     ("admin", "POST", "/api/keys"),
     ("admin", "DELETE", "/api/keys/x"),
+    ("admin", "POST", "/api/prune"),
 ]
 OPEN = {
     ("GET", "/"), ("HEAD", "/"), ("GET", "/docs"), ("GET", "/docs/start.js"), ("GET", "/signin"),

@@ -112,7 +112,8 @@ def _print(settings: Settings, proof: Proof) -> None:
         _print_failure(console, "of no known task", None, proof.strays)
     for missing in proof.missing_means:
         console.print(Text(f"this platform has {missing}", style="yellow"))
-    console.print(Text(_summary(settings, proof), style="green" if proof.is_whole else "red bold"))
+    verdict = Text(_summary(settings, proof), style="green" if proof.is_whole else "red bold")
+    console.print(verdict, soft_wrap=True)
 
 
 def _print_failure(
@@ -123,7 +124,7 @@ def _print_failure(
     said = [problem] if problem else []
     said += [f"process {one} survived, and was ended now" for one in survivors]
     for one in said:
-        console.print(Text(f"{what}: {one}", style="red"))
+        console.print(Text(f"{what}: {one}", style="red"), soft_wrap=True)
 
 
 def _summary(settings: Settings, proof: Proof) -> str:
