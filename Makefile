@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit simulate explore chaos kill-demo format lock clean chromium firestore-emulator
+.PHONY: help setup demo test check unit proofs simulate explore chaos kill-demo format lock clean chromium firestore-emulator
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,16 +28,19 @@ demo: $(READY) ## run bronze to gold on real data, with the page open and Stop r
 
 # Two processes, for two cores; what measures time runs after them, with nothing beside it.
 test: $(READY) chromium firestore-emulator ## set everything up and run all tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not alone'
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not alone and not proof'
 	@$(BIN)/python -m pytest -m alone tests/integration
+
+proofs: $(READY) ## a minute of chaos, every interleaving of a small model, and that deliberate bugs are found
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof tests/chaos tests/unit/core
 
 check: $(READY) ## format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-unit: $(READY) ## the pure tests only, but for the exploration and the proofs that bugs are found
-	@$(BIN)/python -m pytest tests/unit -q --ignore tests/unit/core/test_simulation_finds.py --ignore-glob '*/core/test_exploration*.py'
+unit: $(READY) ## the pure tests only
+	@$(BIN)/python -m pytest -q -m 'not proof' tests/unit
 
 SEEDS ?= 1000
 simulate: $(READY) ## seeded histories of one executor and of a fleet: make simulate SEEDS=1000

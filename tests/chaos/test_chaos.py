@@ -10,6 +10,8 @@ import pytest
 from chaos.driver import chaos
 from chaos.kill_demo import kill_demo
 
+pytestmark = pytest.mark.proof
+
 SECONDS = 60
 ROUNDS, DAYS = 3, 20
 

@@ -31,6 +31,7 @@ def counted(found: Explored) -> dict[str, str]:
     }
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SMALL)
 def test_no_interleaving_breaks_a_rule(name: str) -> None:
