@@ -66,8 +66,14 @@ class LeaseKeeper:
             identity.executor_id, lease_seconds, predecessors, clock.monotonic()
         )
         self.out_of_touch = False
-        self._is_asking = self._is_scanning = self._has_begun = False
+        self._is_asking = self._is_scanning = self._has_begun = self._has_company = False
+        self._scanned_at, self._scan_every_seconds = clock.monotonic(), lease_seconds
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lease")
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether others may have taken over what is held here: also before `lost` was told of it. From any thread."""
+        return self.out_of_touch or self.members.has_lost_contact(self._clock.monotonic())
 
     def round(self) -> None:
         """Renew the lease when that is due, and look at the others; again and again."""
@@ -83,6 +89,7 @@ class LeaseKeeper:
 
     def scan(self) -> None:
         """Look for jobs that nobody holds."""
+        self._scanned_at = self._clock.monotonic()
         if not self._is_scanning:
             self._is_scanning = True
             self._aside.submit(self._read_jobs)
@@ -145,17 +152,20 @@ class LeaseKeeper:
 
     def _heard(self, renewed_at: float | None, executors: Sequence[Executor]) -> None:
         self._is_asking = False
-        now = self._clock.monotonic()
+        now, was_in_doubt = self._clock.monotonic(), self.is_in_doubt
         if renewed_at is not None:
             self.members.renewed(renewed_at)
         found = self.members.look(executors, now)
         for executor_id in found:
             log.warning("executor_lost executor_id=%s", executor_id)
-        if self.out_of_touch and not self.members.has_lost_contact(now):
+        self._has_company = self._has_company or bool(self.members.others)
+        if was_in_doubt and not self.members.has_lost_contact(now):
             self.out_of_touch = False
             self._regained()
             self.scan()
-        if found or not self._has_begun:
+        # Among several, somebody can die whom nobody knows: taken for dead, forgotten, and back for a moment.
+        is_due = self._has_company and now - self._scanned_at >= self._scan_every_seconds
+        if found or is_due or not self._has_begun:
             self._has_begun = True
             self.scan()
         self._looked()

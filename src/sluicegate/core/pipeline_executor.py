@@ -88,6 +88,7 @@ log = logging.getLogger(__name__)
 PROGRESS_STORED_SECONDS: Final = 1.0
 PROGRESS_TOLD_SECONDS: Final = 0.1
 HAND_BACK_SECONDS: Final = 8.0
+ROLLBACK_AGAIN_SECONDS: Final = 5.0
 SHORT_TASK_SECONDS: Final = 0.02
 WIDE_TASKS_MIN: Final = 32
 
@@ -213,7 +214,7 @@ class PipelineExecutor:
 
     def owner_of_new(self) -> str | None:
         """Whose a job that is created here should be: this executor's, or nobody's while others may have more room."""
-        return self.executor_id if not self._closing and self._sharing.room > 0 else None
+        return self.executor_id if not self._is_leaving and self._sharing.room > 0 else None
 
     def start(self) -> None:
         """Begin to claim and run jobs; what a dead executor left unfinished is taken up first."""
@@ -401,7 +402,7 @@ class PipelineExecutor:
     @property
     def _is_leaving(self) -> bool:
         """Whether nothing may be taken up or started: the server ends, or its lease could not be renewed."""
-        return self._closing or self._lease.out_of_touch
+        return self._closing or self._lease.is_in_doubt
 
     def _lose_touch(self) -> None:
         """The lease could not be renewed: others may start the tasks anew, so they are ended here."""
@@ -423,14 +424,18 @@ class PipelineExecutor:
     def _finish_rollbacks_aside(self) -> None:
         self._aside(self._finish_rollbacks)
 
+    def _finish_rollbacks_later(self) -> None:
+        self._agenda.later(ROLLBACK_AGAIN_SECONDS, self._finish_rollbacks_aside)
+
     def _finish_rollbacks(self) -> None:
         try:
             self._manager.rollbacks.finish()
         except StoreUnavailableError as error:
             log.warning("store_unavailable error=%s", error.what)
             self._agenda.post(lambda: self._agenda.pause(self._finish_rollbacks_aside))
-        except SluicegateError:
-            log.exception("rollback_failed")
+        except SluicegateError as error:
+            log.warning("rollback_unfinished error=%s", error.what)
+            self._agenda.post(self._finish_rollbacks_later)
 
     def _adopt_when_free(self, job: Job) -> None:
         """Hold a job that is this executor's, once its tasks of an earlier holding have ended here."""
@@ -786,7 +791,7 @@ class PipelineExecutor:
         for assignment in handing:
             active = self._running.get(assignment.task_id)
             assert active is not None, "nothing ends it before it is handed over"
-            run, active.given_up = active.run, self._lease.out_of_touch
+            run, active.given_up = active.run, self._lease.is_in_doubt
             stopped = run.job.is_terminal or assignment.task_id in run.job.task_stops
             if self._held.holds(run) and not stopped and not self._is_leaving:
                 self._workers.run(assignment)
@@ -956,10 +961,8 @@ class PipelineExecutor:
 
     def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
         pipeline = record.pipeline
-        held = self._book.writer(pipeline)
-        if held.task_id != record.task_id and record.status is TaskStatus.RUNNING:
-            self._book.forget(pipeline)
-            held = self._book.writer(pipeline)
+        is_running = record.status is TaskStatus.RUNNING
+        held = self._book.held_by(record) if is_running else self._book.writer(pipeline)
         holds = held.task_id == record.task_id
         released = replace(held, job_id=None, task_id=None)
 
@@ -1065,6 +1068,8 @@ class PipelineExecutor:
 
         try:
             self._ledger.write(run.job.job_id, decide)
+        except StoreUnavailableError as error:
+            log.warning("store_unavailable job_id=%s error=%s", run.job.job_id, error.what)
         except SluicegateError:
             log.exception("hand_back_failed job_id=%s", run.job.job_id)
 

@@ -147,7 +147,7 @@ class Recovery:
         """Take the table anew for a task, so that the table itself refuses what still writes for it; then settle."""
         if not self._held.holds(run):
             return
-        held = self._book.writer(record.pipeline)
+        held = self._book.held_by(record)
         assert held.task_id == record.task_id, "a running task holds its table"
         fence = replace(held, epoch=held.epoch + 1)
         fenced = replace(record, epoch=fence.epoch)

@@ -24,6 +24,7 @@ from sluicegate.core.job import (
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.ports import Change, Clock, Store, Tables
 from sluicegate.core.transitions import decide_rollback
+from sluicegate.errors import SluicegateError
 
 
 class Rollbacks:
@@ -88,11 +89,20 @@ class Rollbacks:
         return self._carry_out(written.job)
 
     def finish(self) -> None:
-        """Carry out what was decided before a crash. Raises: `StoreUnavailableError`, and what the lake raises."""
+        """Carry out what was decided before a crash.
+
+        Raises: `StoreUnavailableError`, and what the lake raises, when all others are carried out.
+        """
+        failed: SluicegateError | None = None
         for job_id in {writer.job_id for writer in self._store.held_writers() if writer.job_id}:
             job = self._store.get(job_id)
             if job.rollback is not None and job.rollback.finished_at is None:
-                self._carry_out(job)
+                try:
+                    self._carry_out(job)
+                except SluicegateError as error:
+                    failed = error
+        if failed is not None:
+            raise failed
 
     def _steps(self, job: Job, tasks: Sequence[TaskRecord]) -> tuple[TableRollback, ...]:
         assert self._tables is not None

@@ -29,6 +29,15 @@ class TableBook:
         self.read([table])
         return self._writers[table]
 
+    def held_by(self, task: TaskRecord) -> Writer:
+        """Return the writer of a running task's table; what is known here can be a start that will be refused.
+
+        Raises: `StoreUnavailableError`, when it has to be read.
+        """
+        if self.writer(task.pipeline).task_id != task.task_id:
+            self.forget(task.pipeline)
+        return self.writer(task.pipeline)
+
     def take(self, task: TaskRecord) -> Writer:
         """Give the table to a task; return the change that has to be stored with its start."""
         free = self._writers[task.pipeline]

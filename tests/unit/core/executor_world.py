@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -86,6 +87,7 @@ class World:
         self.follower._hear = self.executor.hear
         self.follower._position = len(self.store.memory.events)
         self.executor._lease._aside = cast(Any, Aside())
+        self.executor._lease.members.renewed(math.inf)  # until `keep_lease`
         self.aside = self.executor._side = cast(Any, Aside())
         self.manager.wake, self.manager.owner = self.executor.wake, self.executor.owner_of_new
         self.manager.outlook = self.executor.outlook
@@ -98,6 +100,7 @@ class World:
     def keep_lease(self) -> World:
         """Beat, and look at the others, from now on."""
         self.keeps_lease = True
+        self.executor._lease.members.renewed(self.clock.monotonic() - LEASE_SECONDS / 3)
         self.executor._agenda.post(self.executor._lease.round)
         return self.settle()
 

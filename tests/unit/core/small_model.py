@@ -6,6 +6,7 @@ of each process, whose turns are the steps that are interleaved; workers with th
 
 from __future__ import annotations
 
+import math
 import queue
 from collections import deque
 from collections.abc import Callable
@@ -288,6 +289,9 @@ class Home:
         )
         self.lease = self.executor._lease
         self.lease._has_begun = True
+        # Who loses a lease, and who looks for what was left, is a step of the model and not a matter of time.
+        self.lease.members.renewed(math.inf)
+        self.lease._scan_every_seconds = math.inf
         self.inbox, self.side, self.aside = Inbox(), Pool(), Pool()
         self.executor._agenda._inbox = cast(Any, self.inbox)
         self.executor._side, self.lease._aside = cast(Any, self.side), cast(Any, self.aside)

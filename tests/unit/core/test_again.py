@@ -20,12 +20,14 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import StopResult, TooManyJobsError
 from sluicegate.core.match_token import MatchTokenError, match_token, matched_by
+from sluicegate.core.pipeline_executor import ROLLBACK_AGAIN_SECONDS
 from sluicegate.core.plan import PipelineNotFoundError
 from sluicegate.core.ports import Change, Writer
 from sluicegate.core.receipt import Kept
 from sluicegate.core.resuming import RunAgain
 from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.core.transitions import StopRequest
+from sluicegate.errors import SluicegateError
 
 A, B, SA, GA = "bronze.a", "bronze.b", "silver.a", "gold.a"
 
@@ -275,6 +277,37 @@ def test_a_rollback_that_failed_is_carried_on_when_it_is_asked_for_again(made: M
     assert world.running == [A]
     world.end(A)
     world.is_idle()
+
+
+def test_a_rollback_that_cannot_be_carried_on_holds_up_no_other(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table on a full disk: it is tried again until there is room, and the others are put back meanwhile."""
+    world = made(spec(A), spec(B))
+    world.tables.broken = True
+    for table in (A, B):
+        job_id = world.run(table)
+        world.end(table, stats=STATS)
+        put_back(world, table)
+        with pytest.raises(StoreUnavailableError):
+            world.manager.rollback(job_id, requested_by="root")
+    world.tables.broken = False
+    put_one_back = world.tables.roll_back
+
+    def only_b(step: TableRollback, writer: Writer) -> None:
+        if step.table == A:
+            raise SluicegateError("the disk is full", mend="make room")
+        put_one_back(step, writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.tables, "roll_back", only_b)
+        world.boot()
+        world.executor._finish_rollbacks_aside()
+        world.settle()
+        assert [table for table, _ in world.tables.rolled_back] == [B]
+    world.later(ROLLBACK_AGAIN_SECONDS)
+    assert [table for table, _ in world.tables.rolled_back] == [B, A]
+    assert world.store.held_writers() == []
 
 
 # ------------------------------------------------------------------ many

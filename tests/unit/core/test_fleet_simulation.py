@@ -190,6 +190,9 @@ class Fleet(Simulation):
         job, record = memory.jobs[task.job_id], memory.tasks[task.task_id]
         is_held = job.executor_id == self.world.executor.executor_id
         is_running = record.status is TaskStatus.RUNNING
+        active = self.world.executor._running.get(task.task_id)
+        if active is None or active.over:
+            return False  # of an earlier holding of the job
         return is_held and is_running and record.attempt == task.attempt
 
     def end(self, task: Assignment, outcome: str | None = None) -> None:

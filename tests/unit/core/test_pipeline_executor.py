@@ -1254,6 +1254,21 @@ def test_a_task_whose_start_was_on_its_way_at_closing_goes_to_no_worker(made: Ma
     assert world.job(job_id).executor_id is None
 
 
+def test_a_store_that_is_away_at_closing_keeps_the_jobs_for_the_next_server(made: Made) -> None:
+    """They cannot be handed back; that is no mistake of ours, and loses nothing."""
+    world = made(spec(A, retries=1, retry_delay_seconds=60.0))
+    job_id = world.run()
+    world.end(A, "failed")
+    world.store.unavailable = True
+    world.close()
+    assert world.executor._closed.is_set()
+    world.store.unavailable = False
+    assert world.job(job_id).executor_id == world.executor.executor_id
+    world.boot()
+    assert world.running == [A]
+    world.end(A, stats=STATS)
+
+
 @pytest.mark.parametrize("slow", ["ledger", "settling"])
 def test_a_stop_is_closed_before_the_server_goes(made: Made, slow: str) -> None:
     """A cancelled job whose last task is gone must not stay `stopping` until the next start."""

@@ -290,6 +290,44 @@ def test_a_start_that_was_stored_before_a_long_pause_is_not_handed_over_after_it
     assert two.first.handed == []
 
 
+def test_one_that_wakes_up_takes_nothing_before_its_lease_is_renewed(two: Two) -> None:
+    """It may have been forgotten by all: if it died now, nobody would look for what it holds."""
+    two.alive.remove(two.first)
+    two.pass_(LEASE_SECONDS)
+    assert two.first.executor.owner_of_new() is None
+    job_id = two.first.run(A, settle=False)
+    assert two.first.job(job_id).executor_id is None
+    two.alive.append(two.first)
+    two.pass_(2)
+    assert two.first.running + two.second.running == [A]
+
+
+def test_jobs_of_one_that_nobody_knows_are_found(two: Two) -> None:
+    """It was forgotten too late, when it had come back, and died before it beat again."""
+    job_id = two.first.run(A)
+    two.first.store.forget_executor(two.first.executor.executor_id)
+    two.kill(two.first)
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.running == [A]
+    assert two.second.job(job_id).recoveries == 1
+
+
+def test_a_table_that_a_start_of_ours_asks_for_is_shut_to_its_last_writer(two: Two) -> None:
+    """The start will be refused; until then what is known of the table is not what is stored."""
+    taken_over = two.first.run(A)
+    two.first.ask_permit(A)
+    two.kill(two.first)
+    waiting = two.second.run(A)
+    assert two.second.running == []
+    # As if it had read the table just before the first took it.
+    writer = two.second.executor._book.writer(A)
+    two.second.executor._book.stored(replace(writer, job_id=waiting, task_id="on its way"))
+    two.pass_(LEASE_SECONDS + MARGIN_SECONDS)
+    assert two.second.running == [A]
+    assert two.second.task(taken_over, A).epoch > writer.epoch
+    assert not two.second.failures.records
+
+
 def test_a_whole_fleet_that_was_paused_judges_nobody(two: Two) -> None:
     """The machine slept: both missed the beats of the other."""
     job_id = two.first.run(A)
