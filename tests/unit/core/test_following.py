@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ class Heard:
         self.published: list[int] = []
         self.foreign: list[str] = []
         self.fails = 0
+        self.failure: Exception = StoreUnavailableError("memory", "it is away", mend="wait")
         self.hub.watch(lambda events: self.published.extend(e.event_id for e in events))
         self.follower = Follower(self.store, self.hub)
         [created] = self.store.commit(
@@ -40,7 +42,7 @@ class Heard:
     def hear(self, events: Sequence[Event]) -> None:
         if self.fails:
             self.fails -= 1
-            raise StoreUnavailableError("memory", "it is away", mend="wait")
+            raise self.failure
         self.foreign += [event.type for event in events]
 
     def write(self, store: MemoryStore, *types: str) -> tuple[Event, ...]:
@@ -100,12 +102,16 @@ def test_own_events_do_not_pile_up(heard: Heard) -> None:
     assert not heard.follower._own
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [StoreUnavailableError("memory", "it is away", mend="wait"), RuntimeError("a mistake of ours")],
+)
 def test_what_could_not_be_handed_on_comes_again(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
+    heard: Heard, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """The store went away while a job was read: a stop must not be lost by that."""
+    """The store went away while a job was read: a stop must not be lost by that, nor by a mistake of ours."""
     monkeypatch.setattr("sluicegate.core.following.RETRY_SECONDS", 0.01)
-    heard.fails = 3
+    heard.fails, heard.failure = 3, failure
     heard.write(heard.other, "theirs")
     heard.until(lambda: heard.foreign == ["theirs"])
 
@@ -115,6 +121,35 @@ def test_more_than_a_page_is_heard_whole(heard: Heard, monkeypatch: pytest.Monke
     heard.write(heard.other, *[f"theirs {n}" for n in range(10)])
     heard.until(lambda: len(heard.foreign) == 10)
     assert heard.foreign == [f"theirs {n}" for n in range(10)]
+
+
+def test_its_end_waits_for_who_is_being_told(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever closes takes away next what the listener uses."""
+    entered, closed, done = threading.Event(), threading.Event(), threading.Event()
+
+    def hear(_: Sequence[Event]) -> None:
+        entered.set()
+        closed.wait(0.1)  # never comes, where `close` waits
+        done.set()
+
+    monkeypatch.setattr(heard.follower, "_hear", hear)
+    heard.write(heard.other, "theirs")
+    assert entered.wait(10)
+    heard.follower.close()
+    was_done = done.is_set()
+    closed.set()
+    assert was_done
+
+
+def test_a_listener_may_end_it(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that waited for itself would wait for ever."""
+    heard.follower._hear = lambda _: heard.follower.close()
+    heard.write(heard.other, "theirs")
+    heard.follower._thread.join(10)
+    assert not heard.follower._thread.is_alive()
+    assert caplog.records == []
 
 
 def test_after_its_end_nothing_is_heard(heard: Heard) -> None:

@@ -324,6 +324,15 @@ def test_endless_contention_ends_with_an_error(store: MemoryStore, ledger: Direc
         ledger.write("j1", adding("x"))
 
 
+def test_who_submits_a_decision_is_told_what_it_came_to(
+    ledger: DirectLedger, results: Results
+) -> None:
+    """Alone or with others, changed or refused."""
+    ledger.submit("j1", adding("a"), results.of("change"))
+    ledger.submit("nope", adding("a"), results.of("no job"))
+    assert results.shown == [("change", ("a", True, False)), ("no job", JobNotFoundError)]
+
+
 def test_a_refused_creation_is_told_with_the_job_that_is_there(ledger: DirectLedger) -> None:
     """A repeated idempotency key answers with the first one's job."""
     first = ledger.create(Change(job("n1", idempotency_key="k"), made_from=0))
@@ -411,6 +420,18 @@ def test_congestion_is_told_until_the_lines_are_stored(
     assert not ledger.congested
     ledger.held, store.unavailable = False, True
     ledger.log([LogEntry("j1", T0, "x")] * 30_000)
+    assert not ledger.congested
+
+
+def test_congestion_counts_all_lines_that_wait_however_they_came(ledger: DirectLedger) -> None:
+    """Many small messages fill the memory as one large one does, and each write empties only its part of it."""
+    ledger.held = True
+    for _ in range(10):
+        ledger.log([LogEntry("j1", T0, "x")] * 1000)
+    assert ledger.congested
+    ledger._write_some()
+    assert ledger.congested, "nine of ten parts wait"
+    ledger.release()
     assert not ledger.congested
 
 
