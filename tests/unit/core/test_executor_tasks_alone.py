@@ -330,6 +330,7 @@ def test_what_became_of_work_elsewhere_is_in_the_receipt(made: Made) -> None:
     world.workers.tell(RemoteStopped(task_id, 2, "upload", "unconfirmed", 0))
     world.workers.tell(RemoteStopped(task_id, 3, "done", "unconfirmed", 0))
     world.workers.tell(RemoteStopped(task_id, 3, "done", "forgotten", 0))
+    world.workers.tell(RemoteStopped(task_id, 4, "quick", "forgotten", 0))  # never told of before
     world.cancel(job_id)
     world.workers.tell(RemoteStopped(task_id, 1, "query", "unconfirmed", 1))
     world.workers.tell(RemoteStopped(task_id, 1, "query", "confirmed", 2))
@@ -372,14 +373,17 @@ def test_a_dry_run_tells_from_observed_checkpoints(made: Made) -> None:
     world.end(A)
 
 
-def test_a_dry_run_knows_that_the_ladder_bounds_a_stop(made: Made) -> None:
-    """Who waits for a checkpoint for minutes is interrupted long before."""
-    world = made(spec(A))
+@pytest.mark.parametrize(("cancel", "after"), [({}, 5), ({"interrupt_after": 1.0}, 1)])
+def test_a_dry_run_knows_that_the_ladder_bounds_a_stop(
+    made: Made, cancel: dict[str, float], after: int
+) -> None:
+    """Who waits for a checkpoint for minutes is interrupted long before, and as its pipeline declares."""
+    world = made(spec(A, cancel=cancel))
     job_id = world.run()
     task_id = world.live(A).task_id
     world.later(100)
     world.workers.tell(CheckpointsPassed(task_id, 100.0, 1e4))
     world.settle()
     expected = world.manager.preview_cancel(job_id).expected_stop_ms[task_id]
-    assert expected == pytest.approx(5000, abs=20)
+    assert expected == pytest.approx(after * 1000, abs=20)
     world.end(A)

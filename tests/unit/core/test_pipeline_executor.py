@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from executor_world import STATS, Made, spec
+from executor_world import STATS, Made, World, spec
+from fakes import T0
 
 from sluicegate.core.agenda import STORE_PAUSE_SECONDS
 from sluicegate.core.cancellation import Stage
-from sluicegate.core.job import JobNotRunningError, JobStatus, StopMode, TaskProgress
+from sluicegate.core.job import (
+    Event,
+    JobNotRunningError,
+    JobStatus,
+    StopMode,
+    TaskInput,
+    TaskProgress,
+    TaskStats,
+)
 from sluicegate.core.lease import SCAN_AGAIN_SECONDS
 from sluicegate.core.pipeline_executor import HAND_BACK_SECONDS
 from sluicegate.core.ports import (
@@ -538,6 +547,22 @@ def test_the_executors_verb_says_whether_there_was_something_to_stop(made: Made)
     assert world.executor.cancelled_jobs == set()
 
 
+def test_the_executors_verb_hands_on_who_why_and_how(made: Made) -> None:
+    """The receipt of a stop from code names what was told; without a name it is whoever is at the machine."""
+    world = made(spec(A))
+    receipts = []
+    for fields in ({}, {"requested_by": "ann", "reason": "why", "mode": StopMode.FORCE}):
+        job_id = world.run()
+        assert world.executor.cancel_job(job_id, **fields)
+        world.settle()
+        world.end(A, "lost", stage=Stage.KILL)
+        receipts.append(world.job(job_id).cancellation)
+    assert [r and (r.requested_by, r.reason, r.mode) for r in receipts] == [
+        ("local", None, "graceful"),
+        ("ann", "why", "force"),
+    ]
+
+
 # ------------------------------------------------------------------ drain
 
 
@@ -705,17 +730,51 @@ def test_a_permit_of_an_attempt_that_is_over_is_not_answered_to_the_next_one(mad
 
 
 def test_what_a_task_says_is_stored(made: Made) -> None:
-    """Inputs, units and progress: a page that is opened later shows them."""
+    """Inputs, units and progress: a page that is opened later shows them, and the timeline what was committed."""
     world = made()
     job_id = world.run()
     task_id = world.live(A).task_id
-    world.workers.tell(TaskOpened(task_id, ()))
+    inputs = (TaskInput("bronze.x", 3),)
+    world.workers.tell(TaskOpened(task_id, inputs))
     world.workers.tell(UnitCommitted(task_id, STATS))
     world.workers.tell(TaskProgressed(task_id, TaskProgress(3, 10)))
     world.settle()
     task = world.task(job_id, A)
-    assert (task.stats, task.progress) == (STATS, TaskProgress(3, 10))
-    assert "task.committed" in [e.type for e in world.store.events(job_id=job_id)]
+    assert (task.inputs, task.stats, task.progress) == (inputs, STATS, TaskProgress(3, 10))
+    *before, told = world.store.events(job_id=job_id)
+    assert [e.type for e in before] == ["job.created", "job.started", "task.started"]
+    expected = Event("task.committed", job_id, world.clock.now(), task_id, {"rows": 10})
+    assert replace(told, event_id=0) == expected
+
+
+def test_progress_is_stored_again_after_a_whole_second(made: Made) -> None:
+    """A page that asks sees no older state than that, also where nothing is committed."""
+    world = made()
+    job_id = world.run()
+    task_id = world.live(A).task_id
+    seen = []
+    for n, pause in enumerate((0.0, 0.5, 0.5)):
+        world.later(pause)
+        world.workers.tell(TaskProgressed(task_id, TaskProgress(n, 9)))
+        world.settle()
+        seen.append(world.task(job_id, A).progress)
+    assert seen == [TaskProgress(0, 9), TaskProgress(0, 9), TaskProgress(2, 9)]
+
+
+def test_who_watches_is_told_of_progress_ten_times_a_second_at_most(made: Made) -> None:
+    """A bar that moves; and a task that tells of every row must not drown who watches."""
+    world = made()
+    job_id = world.run()
+    task_id = world.live(A).task_id
+    told: list[Event] = []
+    world.follower._hub.watch(lambda e: told.extend(o for o in e if o.type == "task.progress"))
+    for n in range(100):
+        world.workers.tell(TaskProgressed(task_id, TaskProgress(n, 100, "files")))
+        world.settle()
+        world.later(0.03)
+    facts = {"done": 0, "total": 100, "unit": "files"}
+    assert told[0] == Event("task.progress", job_id, T0, task_id, facts)
+    assert [e.data["done"] for e in told] == [*range(0, 100, 4)]
 
 
 def test_progress_is_stored_once_a_second_at_most(made: Made) -> None:
@@ -729,7 +788,8 @@ def test_progress_is_stored_once_a_second_at_most(made: Made) -> None:
     assert len(world.store.commits) <= 6
 
 
-def test_what_a_task_said_before_its_end_never_overwrites_the_end(made: Made) -> None:
+@pytest.mark.parametrize("part", [0.5, 1.0])
+def test_what_a_task_said_before_its_end_never_overwrites_the_end(made: Made, part: float) -> None:
     """The store was away for a moment: the report that is tried again must not bring a dead task back to life."""
     world = made()
     job_id = world.run()
@@ -738,10 +798,23 @@ def test_what_a_task_said_before_its_end_never_overwrites_the_end(made: Made) ->
     world.workers.tell(UnitCommitted(task_id, STATS))
     world.ask_permit(A)
     world.store.unavailable = False
-    world.later(STORE_PAUSE_SECONDS / 2)
+    world.clock.pass_(STORE_PAUSE_SECONDS * part)  # the whole: both are stored in one step
     world.end(A, stats=STATS)
     world.later(STORE_PAUSE_SECONDS)
     assert world.tasks(job_id) == {A: "success", SA: "running"}
+
+
+def test_a_report_of_who_has_lost_the_job_is_not_stored(made: Made) -> None:
+    """Only the holder of the lease says what is true of a task; nobody was told yet that it is another's."""
+    world = made(spec(A))
+    job_id = world.run()
+    task_id = world.live(A).task_id
+    world.steal(job_id)
+    world.workers.tell(UnitCommitted(task_id, STATS))
+    world.settle()
+    assert world.task(job_id, A).stats == TaskStats()
+    assert "task.committed" not in [e.type for e in world.store.events(job_id=job_id)]
+    assert world.stages(task_id) == [Stage.KILL]
 
 
 def test_a_report_that_is_tried_again_does_not_forget_a_permit(made: Made) -> None:
@@ -1090,6 +1163,32 @@ def test_who_lost_the_lease_ends_its_tasks_and_reports_nothing(made: Made) -> No
     assert world.job(job_id) == before
     assert world.tasks(job_id) == {A: "running"}
     assert world.executor._held == {}
+
+
+def test_a_task_of_a_lost_job_is_killed_and_asked_nothing_more(made: Made) -> None:
+    """Its own time is no concern of this executor any more: a milder stage after the kill would make no sense."""
+    world = made(spec(A, timeout_seconds=60.0))
+    job_id = world.run()
+    task_id = world.live(A).task_id
+    world.steal(job_id)
+    world.executor.wake(job_id)
+    world.settle()
+    world.later(60)
+    world.later(15)
+    assert world.stages(task_id) == [Stage.KILL]
+
+
+def test_what_was_known_of_a_lost_jobs_tables_is_forgotten(made: Made) -> None:
+    """Another executor has freed them since; the next job at such a table must not wait for one that is gone."""
+    world = made(spec(A))
+    job_id = world.run()
+    other = World(spec(A), beside=world)
+    other.end(A, stats=STATS)
+    assert other.status(job_id) is JobStatus.SUCCESS
+    world.executor.wake(job_id)
+    world.settle()
+    again = world.run(A)
+    assert [one.job_id for one in world.workers.live.values()] == [job_id, again]
 
 
 def test_a_lost_lease_while_a_start_is_on_its_way_starts_nothing(made: Made) -> None:
