@@ -213,6 +213,9 @@ def test_a_table_that_is_being_written_is_not_rolled_back(made: Made) -> None:
     with pytest.raises(JobNotRolledBackError) as refused:
         world.manager.rollback(job_id, requested_by="root")
     assert refused.value.code == "table_busy"
+    assert refused.value.job_id == job_id
+    assert refused.value.what.endswith(f"table {SA!r} is being written")
+    assert refused.value.mend == "wait until that is over, or stop it"
     assert world.job(job_id).rollback is None
     assert world.tables.rolled_back == []
     world.end(SA)
@@ -353,7 +356,8 @@ def test_a_match_token_names_exactly_the_jobs_that_were_shown() -> None:
     assert matched_by(token, [*ids[10:20], "job-later"]) == ids[10:20]
     assert matched_by(match_token([]), ids) == []
     assert len(token) < 12 * len(ids)
-    for bad in ("", "m1.x", "m2." + token[3:], token[:-5], "m1.é"):
+    garbled = f"{token[:99]}*{token[99:]}"  # whole again without what is no digit
+    for bad in ("", "m1.x", "m2." + token[3:], token[:-5], "m1.é", garbled):
         with pytest.raises(MatchTokenError):
             matched_by(bad, ids)
 

@@ -123,9 +123,7 @@ def test_more_than_a_page_is_heard_whole(heard: Heard, monkeypatch: pytest.Monke
     assert heard.foreign == [f"theirs {n}" for n in range(10)]
 
 
-def test_its_end_waits_for_who_is_being_told(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_end_waits_for_who_is_being_told(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever closes takes away next what the listener uses."""
     entered, closed, done = threading.Event(), threading.Event(), threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from fakes import T0, DirectLedger, FakeClock, MemoryStore
 from sluicegate.core import ids as ids_module
 from sluicegate.core.ids import new_id
 from sluicegate.core.job import (
+    Event,
     Job,
     JobNotFoundError,
     JobNotRunningError,
     JobQuery,
     JobStatus,
+    LogEntry,
     StopMode,
     TaskProgress,
     TaskRecord,
@@ -24,15 +27,21 @@ from sluicegate.core.job import (
     TaskStatus,
 )
 from sluicegate.core.job_manager import (
+    MATCHED_PAGE,
     Catalog,
+    JobDetails,
     JobManager,
     NothingToRunError,
     RunRequest,
     StopRequest,
+    StopResult,
+    TooManyJobsError,
     close_job,
 )
+from sluicegate.core.pace import Outlook
 from sluicegate.core.plan import PipelineNotFoundError, Plan, PlanStep
 from sluicegate.core.ports import Change
+from sluicegate.core.store_errors import StoreUnavailableError
 
 CATALOG = Catalog(
     {s.pipeline_id: s for s in (spec("bronze.a"), spec("silver.a", "bronze.a"))}, "v1"
@@ -49,6 +58,18 @@ class Managed:
         ledger = DirectLedger(self.store, lambda _: None)
         wake = (lambda job_id, _job: self.woken.append(job_id)) if awake else None
         self.manager = JobManager(self.store, ledger, self.clock, CATALOG, wake)
+
+    def limits_asked(self) -> list[int]:
+        """How many jobs each listing from now on asks the store for."""
+        limits: list[int] = []
+        read = self.store.list
+
+        def listed(query: JobQuery) -> Sequence[Job]:
+            limits.append(query.limit)
+            return read(query)
+
+        self.store.list = listed  # type: ignore[method-assign]
+        return limits
 
     def stored(self, *tasks: TaskRecord, **fields: Any) -> Job:
         job = Job(
@@ -168,15 +189,25 @@ def test_what_cannot_be_run_creates_nothing() -> None:
 # ------------------------------------------------------------------ look
 
 
-def test_the_history_is_paged_without_an_empty_last_page() -> None:
+@pytest.mark.parametrize(
+    ("count", "pages"),
+    [(5, [["j4", "j3"], ["j2", "j1"], ["j0"]]), (4, [["j3", "j2"], ["j1", "j0"]]), (0, [[]])],
+)
+def test_the_history_is_paged_without_an_empty_last_page(
+    count: int, pages: list[list[str]]
+) -> None:
+    """A cursor says that there is more; and a page of a long history reads no more of it than it shows."""
     world = Managed()
-    for n in range(5):
+    for n in range(count):
         world.stored(job_id=f"j{n}")
-    seen, cursor = [], None
-    for _ in range(3):
+    limits = world.limits_asked()
+    seen: list[list[str]] = []
+    cursor: str | None = None
+    while not seen or cursor is not None:
         jobs, cursor = world.manager.list(JobQuery(limit=2, before_job_id=cursor))
         seen.append([j.job_id for j in jobs])
-    assert (seen, cursor) == ([["j4", "j3"], ["j2", "j1"], ["j0"]], None)
+    assert seen == pages
+    assert set(limits) == {3}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +219,8 @@ def test_the_history_is_paged_without_an_empty_last_page() -> None:
         ({"failed_tasks": 1, "cancelled_tasks": 1, "total_tasks": 2}, None, 100.0),
         ({"running_tasks": 1, "completed_tasks": 1, "total_tasks": 4}, 5.0, 37.5),
         ({"running_tasks": 1, "total_tasks": 1}, 99.0, 100.0),
+        ({"running_tasks": 1, "completed_tasks": 1, "total_tasks": 1}, 5.0, 100.0),
+        ({"running_tasks": 1, "total_tasks": 2}, None, 0.0),
     ],
 )
 def test_progress_is_what_ended_and_the_fractions_of_what_runs(
@@ -197,6 +230,38 @@ def test_progress_is_what_ended_and_the_fractions_of_what_runs(
     progress = None if done is None else TaskProgress(done, 10.0)
     job = world.stored(task("bronze.a", TaskStatus.RUNNING, progress=progress), **fields)
     assert world.manager.progress_percent([job]) == {"j": percent}
+
+
+def test_progress_sums_what_runs_and_counts_what_has_ended_once() -> None:
+    """A task that has ended is counted as a whole; what it had told before must not be added to that."""
+    world = Managed()
+    half = TaskProgress(5, 10.0)
+    job = world.stored(
+        task("bronze.a", TaskStatus.SUCCESS, progress=TaskProgress(10, 10.0)),
+        task("bronze.b", TaskStatus.RUNNING, progress=half),
+        task("bronze.c", TaskStatus.RUNNING, progress=half),
+        total_tasks=4,
+        completed_tasks=1,
+        running_tasks=2,
+    )
+    assert world.manager.progress_percent([job]) == {"j": 50.0}
+
+
+def test_lines_and_events_are_read_on_from_where_a_reader_stopped() -> None:
+    """Of one task or of all, of one job or of all; from the beginning unless told otherwise, a thousand at a time."""
+    world = Managed()
+    lines = [LogEntry("j", T0, str(n), "t1" if n % 2 else "t2") for n in range(1001)]
+    events = tuple(Event(str(n), "j", T0) for n in range(1001))
+    other = Event("other", "k", T0)
+    job = Job("j", "j", JobStatus.RUNNING, T0, 2)
+    world.store.commit([Change(job, made_from=0, logs=tuple(lines), events=(other, *events))])
+    logs, timeline = world.manager.logs, world.manager.events
+    assert [line.message for line in logs("j")] == [str(n) for n in range(1000)]
+    assert [line.message for line in logs("j", task_id="t1", after=4, limit=2)] == ["5", "7"]
+    assert [event.type for event in timeline(job_id="j")] == [str(n) for n in range(1000)]
+    assert [e.type for e in timeline()] == ["other", *(str(n) for n in range(999))]
+    assert [event.type for event in timeline(after=3, limit=2)] == ["2", "3"]
+    assert world.manager.header("j") == world.store.get("j")
 
 
 def test_who_asks_about_a_job_that_is_not_there_is_told() -> None:
@@ -254,6 +319,73 @@ def test_without_an_executor_an_idle_job_is_closed_on_the_spot() -> None:
     assert [(k.table, k.version, k.rows) for k in receipt.kept] == [("bronze.a", 2, 5)]
 
 
+@pytest.mark.parametrize("awake", [False, True])
+def test_a_stop_of_many_closes_what_is_idle_where_nobody_executes(awake: bool) -> None:
+    """As the stop of one does; where somebody executes, that one closes it and must be told."""
+    world = Managed(awake=awake)
+    world.stored(task("bronze.a", TaskStatus.SUCCESS), completed_tasks=1)
+    done = world.manager.cancel_many(["j"], StopRequest("ann"))
+    assert done.results == (("j", StopResult.CANCELLED),)
+    assert world.store.get("j").is_over is not awake
+    assert world.woken == (["j"] if awake else [])
+
+
+def test_a_stop_of_many_that_the_store_cannot_take_is_no_answer() -> None:
+    """Who is told nothing would believe that all of them are stopped."""
+    world = Managed()
+    world.stored()
+    world.store.unavailable = True
+    with pytest.raises(StoreUnavailableError):
+        world.manager.cancel_many(["j"], StopRequest("ann"))
+
+
+@pytest.mark.parametrize("mode", [StopMode.GRACEFUL, StopMode.FORCE])
+def test_a_dry_run_of_many_says_what_the_stop_then_comes_to(mode: StopMode) -> None:
+    """One that is stopping can be forced; one that has ended cannot, however it is asked."""
+    world = Managed()
+    world.stored(job_id="going", running_tasks=1)
+    world.stored(job_id="stopping", running_tasks=1)
+    world.manager.cancel("stopping", StopRequest("ann"))
+    world.stored(job_id="over", status=JobStatus.SUCCESS, completed_at=T0)
+    ids = ["going", "stopping", "over"]
+    shown = world.manager.preview_cancel_many(ids, mode)
+    forced = StopResult.CANCELLED if mode is StopMode.FORCE else StopResult.NOT_RUNNING
+    assert shown.results == tuple(
+        zip(ids, (StopResult.CANCELLED, forced, StopResult.NOT_RUNNING), strict=True)
+    )
+    assert world.manager.cancel_many(ids, StopRequest("ann", mode=mode)) == shown
+
+
+def test_a_filter_may_match_as_many_as_one_call_stops() -> None:
+    """The bound is named in the refusal; and all of them are read in pages of bounded size."""
+    world = Managed()
+    for n in range(3):
+        world.stored(job_id=f"j{n}")
+    limits = world.limits_asked()
+    assert list(world.manager.matching(JobQuery(), most=3)) == ["j2", "j1", "j0"]
+    with pytest.raises(TooManyJobsError, match="more than 2 jobs"):
+        world.manager.matching(JobQuery(limit=1), most=2)
+    assert set(limits) == {MATCHED_PAGE}
+
+
+def test_a_stop_that_an_executor_closes_meanwhile_is_closed_once() -> None:
+    """A command found nobody who executes; a server that starts in that moment takes the job up."""
+    world = Managed(awake=False)
+    world.stored()
+    read = world.manager.get
+
+    def and_then_a_server_closes_it(job_id: str) -> JobDetails:
+        details = read(job_id)
+        change = close_job(details.job, details.plan, details.tasks, world.clock.now())
+        world.store.commit([change])
+        return details
+
+    world.manager.get = and_then_a_server_closes_it  # type: ignore[method-assign]
+    job = world.manager.cancel("j", StopRequest("ann"))
+    assert job.is_over
+    assert [e.type for e in world.store.events()] == ["job.cancelled", "job.stopped"]
+
+
 def test_without_an_executor_a_running_task_keeps_its_job_stopping() -> None:
     """Its process may live: only who has looked may say that it is gone."""
     world = Managed(awake=False)
@@ -270,8 +402,27 @@ def test_a_preview_changes_nothing() -> None:
     assert (preview.running, preview.not_started, preview.kept) == ((running,), ("silver.a",), ())
     assert world.store.get("j") == before
     world.stored(job_id="over", status=JobStatus.FAILED, completed_at=T0)
-    with pytest.raises(JobNotRunningError):
+    with pytest.raises(JobNotRunningError, match="cannot cancel job 'over'"):
         world.manager.preview_cancel("over")
+
+
+@pytest.mark.parametrize(
+    ("mode", "stop_ms", "lost"),
+    [
+        (StopMode.GRACEFUL, 8123.5, 1.235),
+        (StopMode.FORCE, None, 1.235),
+        (StopMode.DRAIN, None, 0.0),
+    ],
+)
+def test_a_preview_tells_a_tenth_of_a_millisecond_and_what_the_mode_costs(
+    mode: StopMode, stop_ms: float | None, lost: float
+) -> None:
+    """Who drains loses nothing; who kills waits for no checkpoint; and nobody reads sixteen digits."""
+    world = Managed()
+    world.stored(task("bronze.a", TaskStatus.RUNNING), running_tasks=1)
+    world.manager.outlook = lambda _: {"t-bronze.a": Outlook(8.12345678, 1.2345678)}
+    preview = world.manager.preview_cancel("j", mode)
+    assert (preview.expected_stop_ms, preview.lost_work_seconds) == ({"t-bronze.a": stop_ms}, lost)
 
 
 def test_closing_a_stopped_job_ends_what_waited_for_another_attempt() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -49,12 +50,17 @@ class Two:
         world.workers.live.clear()
 
 
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """An executor says its mistakes and goes on; a test must not."""
+    yield
+    assert [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR] == []
+
+
 @pytest.fixture
-def two() -> Iterator[Two]:
-    """Two executors that know each other; at the end nothing went wrong unsaid."""
-    made = Two()
-    yield made
-    assert not made.first.failures.records
+def two() -> Two:
+    """Two executors that know each other."""
+    return Two()
 
 
 def test_a_job_is_its_creators_while_that_one_has_room(two: Two) -> None:
@@ -121,6 +127,63 @@ def test_jobs_beyond_the_room_are_shared(two: Two) -> None:
     assert two.first.handed
     assert two.second.handed
     assert {two.first.job(job_id).recoveries for job_id in ids} == {0}
+
+
+def giving_away() -> tuple[World, World, list[str]]:
+    """One that has waiting jobs sees a second one come; its letting go of some of them is on the way to the store."""
+    first = World(*SPECS, capacity=1).keep_lease()
+    ids = [first.run(pipeline) for pipeline in (A, B, C, B, C)]
+    second = World(*SPECS, capacity=1, beside=first).keep_lease()
+    first.ledger.held = True
+    for _ in range(20):
+        if any(run.is_leaving for run in first.executor._held.values()):
+            return first, second, ids
+        first.later(0.5)
+        second.settle()
+    raise AssertionError("nothing is given away")
+
+
+def let_go(first: World) -> None:
+    first.ledger.held = False
+    first.ledger.release()
+    first.settle()
+
+
+def test_who_has_more_than_its_share_lets_go_of_what_comes_last() -> None:
+    """And of nothing else: a job that is anybody's is not this one's any more, and the timeline says when."""
+    first, second, ids = giving_away()
+    let_go(first)
+    count = len(first.executor._held)
+    kept, given = ids[:count], ids[count:]
+    assert set(first.executor._held) == set(kept)
+    assert {first.job(job_id).executor_id for job_id in given} == {None}
+    released = [e for e in first.store.events() if e.type == "job.released"]
+    assert sorted(e.job_id for e in released) == given
+    assert {e.at for e in released} == {first.clock.now()}
+    second.follow()
+    assert set(second.executor._held) == set(given[:2])
+
+
+def test_a_job_that_is_stopped_while_it_is_given_away_is_closed_by_who_holds_it() -> None:
+    """The stop was first: to let go of it would leave its end to whoever comes by."""
+    first, _, ids = giving_away()
+    first.cancel_elsewhere(ids[-1])
+    let_go(first)
+    job = first.job(ids[-1])
+    assert (job.status, job.is_over) == (JobStatus.CANCELLED, True)
+    assert job.executor_id == first.executor.executor_id
+    types = [e.type for e in first.store.events(job_id=ids[-1])]
+    assert types == ["job.created", "job.cancelled", "job.stopped"]
+    assert ids[-1] not in first.executor._held
+
+
+def test_a_job_that_is_taken_over_while_it_is_given_away_is_its_new_holders() -> None:
+    """A late release must not take it from who holds it now."""
+    first, _, ids = giving_away()
+    first.steal(ids[-1])
+    let_go(first)
+    assert first.job(ids[-1]).executor_id == "other"
+    assert ids[-1] not in first.executor._held
 
 
 def test_a_table_that_another_server_frees_is_taken_by_who_waits(two: Two) -> None:
