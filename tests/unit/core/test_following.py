@@ -103,17 +103,28 @@ def test_own_events_do_not_pile_up(heard: Heard) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure",
-    [StoreUnavailableError("memory", "it is away", mend="wait"), RuntimeError("a mistake of ours")],
+    ("failure", "said"),
+    [
+        (
+            StoreUnavailableError("memory", "it is away", mend="wait"),
+            "store_unavailable error=the store 'memory' cannot be used: it is away",
+        ),
+        (RuntimeError("a mistake of ours"), "follower_failed"),
+    ],
 )
-def test_what_could_not_be_handed_on_comes_again(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch, failure: Exception
+def test_what_could_not_be_handed_on_is_said_and_comes_again(
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    said: str,
 ) -> None:
     """The store went away while a job was read: a stop must not be lost by that, nor by a mistake of ours."""
     monkeypatch.setattr("sluicegate.core.following.RETRY_SECONDS", 0.01)
     heard.fails, heard.failure = 3, failure
     heard.write(heard.other, "theirs")
     heard.until(lambda: heard.foreign == ["theirs"])
+    assert [record.getMessage() for record in caplog.records] == [said] * 3
 
 
 def test_more_than_a_page_is_heard_whole(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
 from executor_world import LEASE_SECONDS
 from fakes import T0, DirectLedger, FakeClock, MemoryStore
 
@@ -39,13 +40,12 @@ class SlowStore(MemoryStore):
         return super().unfinished()
 
 
-def test_a_beat_that_is_under_way_does_not_outlive_its_executor() -> None:
-    """It would make others wait a whole lease for nobody; and who ends looks for no jobs any more."""
-    store, clock = SlowStore(), FakeClock()
+def made_keeper(store: MemoryStore) -> LeaseKeeper:
+    clock = FakeClock()
     agenda: Agenda[str] = Agenda(
         clock, DirectLedger(store, lambda _: None), lambda _: None, lambda _: None
     )
-    keeper = LeaseKeeper(
+    return LeaseKeeper(
         Executor("e", "host", 1, T0),
         store=store,
         clock=clock,
@@ -57,6 +57,12 @@ def test_a_beat_that_is_under_way_does_not_outlive_its_executor() -> None:
         found=lambda _: None,
         looked=lambda: None,
     )
+
+
+def test_a_beat_that_is_under_way_does_not_outlive_its_executor() -> None:
+    """It would make others wait a whole lease for nobody; and who ends looks for no jobs any more."""
+    store = SlowStore()
+    keeper = made_keeper(store)
     keeper.round()
     assert store.begun.wait(WAIT_SECONDS)
     keeper.scan()
@@ -64,3 +70,15 @@ def test_a_beat_that_is_under_way_does_not_outlive_its_executor() -> None:
     assert store.beaten.wait(WAIT_SECONDS)
     assert store.executors() == []
     assert store.scans == 0
+
+
+def test_who_goes_while_the_store_is_away_says_so_and_goes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Others find out by the lease; whoever reads the log knows why they waited for it."""
+    store = MemoryStore()
+    keeper = made_keeper(store)
+    store.unavailable = True
+    keeper.close()
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == "store_unavailable error=the store 'memory' cannot be used: it is away"
