@@ -199,6 +199,11 @@ class Fleet(Simulation):
         """An attempt that does not count any more can say what it likes, but commits nothing by it."""
         super().end(task, outcome if outcome or self.counts(task) else "lost")
 
+    def judge_hand_back(self, held: set[str]) -> None:
+        """What was let go of while others live is theirs to close; a stop may come before they have taken it."""
+        if len(self.worlds) == 1:
+            super().judge_hand_back(held)
+
     # ---------------------------------------------------------------- the end
 
     def finish(self) -> None:
