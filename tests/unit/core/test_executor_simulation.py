@@ -129,7 +129,10 @@ class Simulation:
         task = self.chance.choice(live)
         key = (task.task_id, task.attempt)
         action = self.chance.choice(["permit", "commit", "shield", "end", "end"])
-        if action == "permit" and key not in self.permitted:
+        is_done = (
+            task.task_id in self.whole
+        )  # its last commit says so in the table, and none follows it
+        if action == "permit" and key not in self.permitted and not is_done:
             self.permitted.add(key)
             self.world.ask_permit_of(task.task_id)
         elif action == "commit":
