@@ -138,12 +138,11 @@ class Ledger:
     def _begin(self) -> None:
         self._thread.start()
 
-    def submit(self, job_id: str, decide: Decide, done: Done) -> None:
-        """Queue a decision. `done` is called on the writer thread with what it came to, or the error it raised."""
-        self._queue.put([_Item(job_id, decide, done)])
-
     def submit_all(self, asked: Sequence[tuple[str, Decide, Done]]) -> None:
-        """Queue decisions that are stored in one step, in order."""
+        """Queue decisions that are stored in one step, in order.
+
+        Each `Done` is called on the writer thread with what its decision came to, or the error it raised.
+        """
         self._queue.put([_Item(*one) for one in asked])
 
     def write(

@@ -182,7 +182,6 @@ class PipelineExecutor:
             busy=self._busy,
             claimed=self._adopt_when_free,
             given=lambda run: self._drop(run.job.job_id),
-            kept=self._queue,
         )
         self._book = TableBook(store)
         self._recovery = Recovery(

@@ -36,7 +36,6 @@ class Sharing:
         busy: How much is at work or waits for a worker here, and how much can be at work.
         claimed: Told of a job that became this executor's.
         given: Told of a job that became anybody's.
-        kept: Told of a job that could not be given away.
     """
 
     def __init__(
@@ -53,12 +52,11 @@ class Sharing:
         busy: Callable[[], tuple[int, int]],
         claimed: Callable[[Job], None],
         given: Callable[[JobRun], None],
-        kept: Callable[[JobRun], None],
     ) -> None:
         self._executor_id = executor_id
         self._store, self._agenda, self._clock, self._held = store, agenda, clock, held
         self._aside, self._is_leaving, self._others, self._busy = aside, is_leaving, others, busy
-        self._claimed, self._given, self._kept = claimed, given, kept
+        self._claimed, self._given = claimed, given
         self._claiming: set[str] = set()
         self._may_be_offers = self._is_fetching = False
 
@@ -156,7 +154,6 @@ class Sharing:
                 self._given(run)
             else:
                 self._held.heard(run, written)
-                self._kept(run)
 
         self._agenda.write(run.job.job_id, decide, then)
 

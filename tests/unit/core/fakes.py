@@ -400,10 +400,6 @@ class DirectLedger(Ledger):
     def _begin(self) -> None:
         """No thread: whoever asks does the writing."""
 
-    def submit(self, job_id: str, decide: Decide, done: Done) -> None:
-        super().submit(job_id, decide, done)
-        self._work()
-
     def submit_all(self, asked: Sequence[tuple[str, Decide, Done]]) -> None:
         super().submit_all(asked)
         self._work()

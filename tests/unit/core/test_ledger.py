@@ -174,8 +174,8 @@ def test_a_decision_sees_what_the_one_before_it_in_the_batch_decided(
         seen.append(header.error)
         return None
 
-    ledger.submit("j1", adding("a"), lambda _: None)
-    ledger.submit("j1", look, lambda _: None)
+    ledger.submit_all([("j1", adding("a"), lambda _: None)])
+    ledger.submit_all([("j1", look, lambda _: None)])
     ledger.release()
     assert seen == ["a"]
 
@@ -328,8 +328,8 @@ def test_who_submits_a_decision_is_told_what_it_came_to(
     ledger: DirectLedger, results: Results
 ) -> None:
     """Alone or with others, changed or refused."""
-    ledger.submit("j1", adding("a"), results.of("change"))
-    ledger.submit("nope", adding("a"), results.of("no job"))
+    ledger.submit_all([("j1", adding("a"), results.of("change"))])
+    ledger.submit_all([("nope", adding("a"), results.of("no job"))])
     assert results.shown == [("change", ("a", True, False)), ("no job", JobNotFoundError)]
 
 
@@ -376,8 +376,8 @@ def test_the_thread_survives_those_who_listen(
         raise RuntimeError
 
     ledger = Ledger(store, fail)
-    ledger.submit("j1", setting("a", events=(Event("x", "j1", T0),)), fail)
-    ledger.submit("j1", adding("b"), lambda _: None)
+    ledger.submit_all([("j1", setting("a", events=(Event("x", "j1", T0),)), fail)])
+    ledger.submit_all([("j1", adding("b"), lambda _: None)])
     ledger.close()
     assert store.get("j1").error == "ab"
     assert {r.getMessage() for r in caplog.records} == {
@@ -439,6 +439,6 @@ def test_closing_stores_what_is_queued(store: MemoryStore, told: list[Event]) ->
     """What was decided before the end of the process is not lost by it."""
     ledger = Ledger(store, told.extend)
     for _ in range(2000):
-        ledger.submit("j1", adding("x"), lambda _: None)
+        ledger.submit_all([("j1", adding("x"), lambda _: None)])
     ledger.close()
     assert store.get("j1").error == "x" * 2000
