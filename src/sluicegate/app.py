@@ -30,6 +30,7 @@ from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.errors import SluicegateError
 from sluicegate.home import (
     ADMIN_KEY_NAME,
+    ASIDE,
     announced,
     has_executed,
     locked,
@@ -216,16 +217,27 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
 
 def _open_store(settings: Settings, stack: ExitStack) -> Store:
     settings.home.mkdir(parents=True, exist_ok=True)
-    _check_not_emptied(settings)
+    check_not_emptied(settings)
     store = open_store(settings.store)
     stack.callback(store.close)
     return store
 
 
-def _check_not_emptied(settings: Settings) -> None:
-    """SQLite takes an empty file for a new database; but where jobs ran before, it is what is left of one."""
+def check_not_emptied(settings: Settings) -> None:
+    """SQLite makes a database of no file or an empty one; but where jobs ran before, that is what is left of one.
+
+    Raises: `StoreUnavailableError`.
+    """
     path = Path(settings.store.removeprefix("sqlite:///"))
-    if has_executed(settings.home) and path.exists() and not path.stat().st_size:
+    if not has_executed(settings.home):
+        return
+    if not path.exists() and any(path.parent.glob(f"{path.name}.{ASIDE}-*")):
+        raise StoreUnavailableError(
+            str(path),
+            "a restore was cut off after it had moved the store away",
+            mend="give `sluicegate restore` the backup again",
+        )
+    if path.exists() and not path.stat().st_size:
         raise StoreUnavailableError(
             str(path),
             "the file is empty, and jobs have run on this home before",

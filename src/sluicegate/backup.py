@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from sluicegate.config import Settings
-from sluicegate.home import locked
+from sluicegate.home import ASIDE, locked
 from sluicegate.stores import back_up_store, open_store, put_store_back
-
-ASIDE: Final = "before-restore"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ LOCK_NAME: Final = "lock"
 SERVER_NAME: Final = "server.json"
 ADMIN_KEY_NAME: Final = "admin.key"
 SESSION_KEY_NAME: Final = "session.key"
+ASIDE: Final = "before-restore"  # behind the name of a store that a restore has moved away
 EXECUTORS_NAME: Final = "executors.json"
 EXECUTORS_MAX: Final = 100
 OWNER_ONLY: Final = 0o600

@@ -170,6 +170,9 @@ def _existing_home(settings: Settings, *, create: bool) -> Iterator[Settings]:
     if create or settings.store_may_exist:
         yield settings
         return
+    from sluicegate.app import check_not_emptied
+
+    check_not_emptied(settings)
     with TemporaryDirectory(prefix="sluicegate-") as folder:
         yield replace(settings, home=Path(folder), store=f"sqlite:///{folder}/jobs.db")
 
