@@ -29,7 +29,7 @@ from sluicegate.core.store_errors import (
     UnknownStoreError,
 )
 from sluicegate.stores import open_store, postgresql
-from sluicegate.stores.migrations import HEAD
+from sluicegate.stores.migrations import HEAD, upgrade
 from sluicegate.stores.schema import METADATA
 from sluicegate.stores.sql import SqlStore
 
@@ -382,7 +382,7 @@ def test_processes_that_open_a_new_database_at_once_all_find_it_made(
 def test_the_revisions_make_what_the_statements_are_written_for(
     postgresql_server: Server, url: str
 ) -> None:
-    """The same as `METADATA` would make, to the last index and collation."""
+    """The same as a new database has, to the last index and collation."""
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -395,8 +395,9 @@ def test_the_revisions_make_what_the_statements_are_written_for(
             postgresql_server.url(name).replace("postgresql:", "postgresql+psycopg:")
         )
         with engine.begin() as connection:
-            METADATA.create_all(connection)
+            upgrade(connection, name, None)
             assert made == definitions(connection)
+            assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
         engine.dispose()
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +35,7 @@ from sluicegate.core.plan import Plan, PlanStep
 from sluicegate.core.ports import Accepted, Change
 from sluicegate.core.store_errors import StoreTooNewError, StoreUnavailableError
 from sluicegate.stores import open_store, sqlite
-from sluicegate.stores.migrations import HEAD
+from sluicegate.stores.migrations import HEAD, upgrade
 from sluicegate.stores.schema import METADATA
 from sluicegate.stores.sql import SqlStore
 
@@ -305,28 +306,44 @@ def test_a_killed_writer_keeps_every_answered_commit_and_no_half_one(path: Path)
 # ------------------------------------------------------------------ migrations and files
 
 
-def test_a_new_database_is_brought_to_head_and_matches_the_schema(path: Path) -> None:
-    """The revisions make exactly the tables and indexes that the statements are written for."""
-    open_store(f"sqlite:///{path}").close()
+@pytest.mark.parametrize("by_revisions", [False, True])
+def test_a_database_matches_the_schema(path: Path, by_revisions: bool) -> None:
+    """A new one, and one that the revisions made, have exactly what the statements are written for."""
     engine = create_engine(f"sqlite:///{path}")
+    if by_revisions:
+        with engine.begin() as connection:
+            upgrade(connection, str(path), None)
+    else:
+        open_store(f"sqlite:///{path}").close()
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
         assert context.get_current_revision() == HEAD
-    made = _definitions(path)
     engine.dispose()
-    other = path.with_name("by-metadata.db")
+
+
+def test_the_revisions_make_what_a_new_database_has(path: Path) -> None:
+    """To the last index and the first row."""
+    open_store(f"sqlite:///{path}").close()
+    other = path.with_name("by-revisions.db")
     engine = create_engine(f"sqlite:///{other}")
-    METADATA.create_all(engine)
+    with engine.begin() as connection:
+        upgrade(connection, str(other), None)
     engine.dispose()
-    made.pop("alembic_version")
-    assert made == _definitions(other)
+    assert _definitions(path) == _definitions(other)
+    found = []
+    for database in (path, other):
+        with closing(sqlite3.connect(database)) as connection:
+            tables = sorted(_definitions(database).keys() & {"alembic_version", *METADATA.tables})
+            found.append({t: connection.execute(f"SELECT * FROM {t}").fetchall() for t in tables})
+    assert found[0] == found[1]
+    assert found[0]["counters"] == [(1, 0, 0, 0)]
 
 
 def _definitions(path: Path) -> dict[str, str]:
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-    found = {name: " ".join(sql.split()) for name, sql in rows}
+    found = {name: "".join(sql.split()) for name, sql in rows}
     connection.close()
     return found
 
