@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from warm_start import Warm
 
 PIPELINES = """
 import time
@@ -71,17 +71,11 @@ class Project:
         (folder / "pipelines.py").write_text(PIPELINES)
 
     @contextmanager
-    def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    def start(self, *arguments: str, **environment: str) -> Iterator[Warm]:
         """Start a command; it does not outlive the block."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sluicegate", *arguments],
-            cwd=self.folder,
-            env=kept | {"PYTHONPATH": str(SOURCES)} | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = Warm(
+            arguments, cwd=self.folder, env=kept | {"PYTHONPATH": str(SOURCES)} | environment
         )
         with process:
             try:
@@ -100,7 +94,6 @@ class Project:
         """Serve the pipelines for as long as the block lasts; yields what the server said of itself."""
         command = ("serve", "pipelines.py", "--port", "0", "--json", *arguments)
         with self.start(*command) as process:
-            assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
                 pytest.fail(f"the server did not start: {process.communicate()[1]}")

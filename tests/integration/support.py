@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +26,8 @@ from sluicegate.core.job import Job, LogEntry, StopMode, TaskRecord
 from sluicegate.core.job_manager import RunRequest
 from sluicegate.core.transitions import StopRequest
 from sluicegate.workers.process_tree import ProcessId, find, send_signal
+from warm_start import MARK, Warm
 
-MARK = "ATTACK_MARK"
 SLACK = 5
 T = TypeVar("T")
 
@@ -244,15 +243,12 @@ class Server:
         self.folder, self.mark = folder, mark
         self.errors = folder / f"server-{uuid4().hex[:6]}.err"
         with self.errors.open("wb") as errors:
-            self.process = subprocess.Popen(
-                serve_command(target, port),
-                stdout=subprocess.PIPE,
+            self.process = Warm(
+                serve_arguments(target, port),
                 stderr=errors,
-                text=True,
                 cwd=folder,
                 env=environment(folder, mark, home=home, **settings),
             )
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the server did not start: {self.errors.read_text()}"
         self.url = json.loads(line)["url"]
@@ -322,8 +318,7 @@ class Server:
 
     def _let_go(self) -> None:
         self.http.close()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -349,13 +344,14 @@ def servers(folder: Path) -> Iterator[Callable[..., Server]]:
             server._let_go()
 
 
+def serve_arguments(target: str | Path, port: int = 0) -> list[str]:
+    """What makes `sluicegate` a server that says on stdout, as JSON, that it is ready."""
+    return ["serve", str(target), "--port", str(port), "--json"]
+
+
 def serve_command(target: str | Path, port: int = 0) -> list[str]:
-    """The command line of a server that says on stdout, as JSON, that it is ready."""
-    return [
-        sys.executable,
-        *("-m", "sluicegate", "serve", str(target)),
-        *("--port", str(port), "--json"),
-    ]
+    """The whole command line of such a server."""
+    return [sys.executable, "-m", "sluicegate", *serve_arguments(target, port)]
 
 
 def environment(folder: Path, mark: str, home: str = "home", **settings: str) -> dict[str, str]:

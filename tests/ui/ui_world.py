@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+
+from warm_start import Warm
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Server:
         self.url = ""
         self.sign_in_link = ""
         self.keys: dict[str, str] = {}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Warm | None = None
         self._client = httpx.Client(timeout=DEADLINE_SECONDS)
 
     def start(self) -> None:
@@ -47,14 +47,12 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True)
         port = self.url.rpartition(":")[2] or "0"
         flags = ["--home", str(self.home), "--port", port, "--workers", "3", "--json"]
-        command = [sys.executable, "-m", "sluicegate", "serve", str(self.target), *flags]
-        command += ["--rate-limit", "6000/minute"]  # One key, many pages.
+        flags += ["--rate-limit", "6000/minute"]  # One key, many pages.
         environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
         with (self.home / "server.log").open("a") as log:
-            self._process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.home, env=environ
+            self._process = Warm(
+                ["serve", str(self.target), *flags], stderr=log, cwd=self.home, env=environ
             )
-        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, f"the server did not start:\n{(self.home / 'server.log').read_text()}"
         info = json.loads(line)
@@ -70,7 +68,6 @@ class Server:
             return
         self._process.send_signal(how)
         self._process.wait(DEADLINE_SECONDS)
-        assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
 

@@ -1,0 +1,260 @@
+"""`sluicegate` in processes that start warm: forked from one that has imported it, as the product forks its workers.
+
+A server's start is 1.5 s of imports, and hundreds of tests need one. What is forked is a process like any other: its
+own arguments, folder, environment, descriptors and exit code, and nothing has run in it before. Only its parent differs
+from that of a cold start, which `tests/cli`, the demo's tests and chaos still see.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, NoReturn, Self
+
+MODULES: Final = (
+    "sluicegate.cli.commands",
+    "sluicegate.cli.report",
+    "sluicegate.app",
+    "sluicegate.api",
+    "sluicegate.client",
+    "sluicegate.workers.local",
+    "sqlalchemy.dialects.sqlite",
+    "uvicorn.protocols.http.httptools_impl",
+)
+# In the environment of all that a test starts, for `/proc` to show. The kernel shows the memory that the process was
+# started with, so there must be room for it there.
+MARK: Final = "ATTACK_MARK"
+NO_MARK: Final = "0" * 32
+
+
+class Warm:
+    """As `subprocess.Popen` of `python -m sluicegate ...`, as far as tests use it. Text comes as UTF-8.
+
+    Args:
+        arguments: What follows `sluicegate`.
+        stderr: A file to write to; a pipe unless given.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stderr: IO[Any] | None = None,
+    ) -> None:
+        self.returncode: int | None = None
+        self._channel, theirs = socket.socketpair()
+        out, out_end = os.pipe()
+        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8")
+        self.stderr: IO[str] | None = None
+        if stderr is None:
+            errors, errors_end = os.pipe()
+            self.stderr = os.fdopen(errors, encoding="utf-8")
+        else:
+            errors_end = os.dup(stderr.fileno())
+        told = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": dict(env)}).encode()
+        fds = [theirs.fileno(), out_end, errors_end]
+        socket.send_fds(_launcher(), [len(told).to_bytes(4, "big")], fds)
+        _launcher().sendall(told)
+        theirs.close()
+        os.close(out_end)
+        os.close(errors_end)
+        self.pid = int(self._receive())
+
+    def _receive(self) -> str:
+        answer = self._channel.recv(64).decode()
+        assert answer, "the process that forks servers is gone"
+        return answer
+
+    def poll(self) -> int | None:
+        """Return the exit code, or `None` while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it is gone. Raises: `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            readable, _, _ = select.select([self._channel], [], [], timeout)
+            if not readable:
+                raise subprocess.TimeoutExpired("sluicegate", timeout or 0)
+            self.returncode = int(self._receive())
+            self._channel.close()
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Signal it, unless it is known to be gone."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Read both pipes to their ends and wait. Raises: `subprocess.TimeoutExpired`."""
+        deadline = time.monotonic() + timeout
+        files = [file for file in (self.stdout, self.stderr) if file is not None]
+        texts: dict[IO[str], str] = dict.fromkeys(files, "")
+        readers = [
+            threading.Thread(target=lambda file=file: texts.update({file: file.read()}))
+            for file in files
+        ]
+        for reader in readers:
+            reader.daemon = True
+            reader.start()
+        for reader in readers:
+            reader.join(max(0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired("sluicegate", timeout)
+        self.wait(max(0, deadline - time.monotonic()))
+        out, *err = texts.values()
+        return out, "".join(err)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in (self.stdout, self.stderr):
+            if file is not None:
+                file.close()
+        self.wait()
+
+
+@cache
+def _launcher() -> socket.socket:
+    """Start the process that forks, once for this one; it ends with this one."""
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(
+        [sys.executable, "-P", __file__, str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        env=os.environ | {MARK: NO_MARK},
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait(10)
+
+    atexit.register(end)
+    return ours
+
+
+# ---------------------------------------------------------------- the process that forks
+
+
+def launch(control: socket.socket) -> None:
+    """Fork until nobody is left to ask for it; return in each child, ready to be the command."""
+    for module in MODULES:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    wake, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    signal.set_wakeup_fd(wake_writer)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, socket.socket] = {}
+    while True:
+        readable, _, _ = select.select([control, wake], [], [])
+        if wake in readable:
+            os.read(wake, 4096)
+            _tell_exits(running)
+        if control in readable:
+            size, fds, _, _ = socket.recv_fds(control, 4, 3)
+            if not size:
+                os._exit(0)
+            told = json.loads(_receive_all(control, int.from_bytes(size, "big")))
+            if not (pid := os.fork()):
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _become(told, fds)
+                return
+            channel = socket.socket(fileno=fds[0])
+            os.close(fds[1])
+            os.close(fds[2])
+            channel.sendall(str(pid).encode())
+            running[pid] = channel
+
+
+def _receive_all(control: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        found += control.recv(size - len(found))
+    return found
+
+
+def _tell_exits(running: dict[int, socket.socket]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with running.pop(pid) as channel, contextlib.suppress(OSError):
+                channel.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(told: dict[str, Any], fds: list[int]) -> None:
+    """Be as if started by itself: of the process that forked, nothing is left but what it has imported."""
+    os.dup2(fds[1], 1)
+    os.dup2(fds[2], 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    if mark := told["env"].get(MARK):
+        _show_mark(mark)
+    os.environ.clear()
+    os.environ.update(told["env"])
+    time.tzset()
+    os.chdir(told["cwd"])
+    sys.path[0:0] = [told["cwd"]]
+    sys.argv = ["sluicegate", *told["arguments"]]
+
+
+def _show_mark(mark: str) -> None:
+    """Write the mark where `/proc` shows the environment of a process."""
+    # `env_start` is the 50th field, and the second is a name in brackets. Source: proc(5).
+    stat = Path("/proc/self/stat").read_text()
+    start = int(stat.rpartition(")")[2].split()[50 - 3])
+    shown = Path("/proc/self/environ").read_bytes()
+    at = shown.index(f"{MARK}={NO_MARK}\0".encode()) + len(MARK) + 1
+    ctypes.memmove(start + at, mark.encode().ljust(len(NO_MARK), b"\0"), len(NO_MARK))
+
+
+def main() -> NoReturn:
+    """Run as `python warm_start.py CONTROL_FD`."""
+    launch(socket.socket(fileno=int(sys.argv[1])))
+    from sluicegate.cli import main as run
+
+    run()
+    sys.exit()
+
+
+if __name__ == "__main__":
+    main()
