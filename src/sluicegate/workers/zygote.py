@@ -52,6 +52,7 @@ def serve(channel: Channel, guard: int, cgroups: Cgroups) -> None:
 
 def _obey(channel: Channel, message: Message, cgroups: Cgroups, *own_fds: int) -> None:
     if "preload" in message:
+        gc.disable()  # nothing of it is dropped
         for module in message["preload"]:
             with contextlib.suppress(Exception), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -59,6 +60,7 @@ def _obey(channel: Channel, message: Message, cgroups: Cgroups, *own_fds: int) -
         # What is loaded now is shared by all workers: keep the collector from touching, and so copying, it.
         gc.collect()
         gc.freeze()
+        gc.enable()
     elif "spawn" in message:
         fds = channel.take_fds(3)
         with warnings.catch_warnings():
