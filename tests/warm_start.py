@@ -1,8 +1,8 @@
 """`sluicegate` in processes that start warm: forked from one that has imported it, as the product forks its workers.
 
 A server's start is 1.5 s of imports, and hundreds of tests need one. What is forked is a process like any other: its
-own arguments, folder, environment, descriptors and exit code, and nothing has run in it before. Only its parent differs
-from that of a cold start, which `tests/cli`, the demo's tests and chaos still see.
+own arguments, folder, environment, descriptors and exit code, and nothing has run in it before. Cold starts are seen by
+the test of the first start in `tests/cli`, by those of crashes, backup and bad days, and by chaos.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _become(told: dict[str, Any], fds: list[int]) -> None:
     """Be as if started by itself: of the process that forked, nothing is left but what it has imported."""
     os.dup2(fds[1], 1)
     os.dup2(fds[2], 2)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     if mark := told["env"].get(MARK):
         _show_mark(mark)
     os.environ.clear()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,11 +75,25 @@ class Project:
     @contextmanager
     def start(self, *arguments: str, **environment: str) -> Iterator[Warm]:
         """Start a command; it does not outlive the block."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
-        process = Warm(
-            arguments, cwd=self.folder, env=kept | {"PYTHONPATH": str(SOURCES)} | environment
-        )
+        process = Warm(arguments, cwd=self.folder, env=_bare_environment() | environment)
         with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def start_cold(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a command as a shell does; it does not outlive the block."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "sluicegate", *arguments],
+            cwd=self.folder,
+            env=_bare_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
             try:
                 yield process
             finally:
@@ -118,6 +134,11 @@ class Project:
             return None
 
         return until(look, f"{pipeline} to be {status}")
+
+
+def _bare_environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
+    return kept | {"PYTHONPATH": str(SOURCES)}
 
 
 def until(look: Callable[[], Any], what: str) -> Any:

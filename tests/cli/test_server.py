@@ -106,8 +106,8 @@ def test_pipelines_that_cannot_be_loaded_start_nothing(project: Project) -> None
 
 
 def test_the_first_start_prints_a_link_that_signs_in(project: Project) -> None:
-    """Who starts a server must get into its page without looking for a key."""
-    with project.start("serve", "pipelines.py", "--port", "0") as process:
+    """Who starts a server must get into its page without looking for a key. Cold, as a person starts it."""
+    with project.start_cold("serve", "pipelines.py", "--port", "0") as process:
         assert process.stdout is not None
         links = (word for line in process.stdout for word in line.split() if "token=" in word)
         link = next(links, None)
