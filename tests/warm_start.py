@@ -2,7 +2,7 @@
 
 A server's start is 1.5 s of imports, and hundreds of tests need one. What is forked is a process like any other: its
 own arguments, folder, environment, descriptors and exit code, and nothing has run in it before. Cold starts are seen by
-the test of the first start in `tests/cli`, by those of crashes, backup and bad days, and by chaos.
+the tests of the first start (`tests/cli`), of a refused server and of a killed prune, and by chaos.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ MODULES: Final = (
 # started with, so there must be room for it there.
 MARK: Final = "ATTACK_MARK"
 NO_MARK: Final = "0" * 32
+TOLD_BYTES_MAX: Final = 128 * 1024
 
 
 class Warm:
-    """As `subprocess.Popen` of `python -m sluicegate ...`, as far as tests use it. Text comes as UTF-8.
+    """As `subprocess.Popen` of `python -m sluicegate ...`, as far as tests use it. Text comes as UTF-8, stdin is empty.
 
     Args:
         arguments: What follows `sluicegate`.
@@ -70,9 +71,7 @@ class Warm:
         else:
             errors_end = os.dup(stderr.fileno())
         told = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": dict(env)}).encode()
-        fds = [theirs.fileno(), out_end, errors_end]
-        socket.send_fds(_launcher(), [len(told).to_bytes(4, "big")], fds)
-        _launcher().sendall(told)
+        socket.send_fds(_launcher(), [told], [theirs.fileno(), out_end, errors_end])
         theirs.close()
         os.close(out_end)
         os.close(errors_end)
@@ -118,12 +117,12 @@ class Warm:
         deadline = time.monotonic() + timeout
         files = [file for file in (self.stdout, self.stderr) if file is not None]
         texts: dict[IO[str], str] = dict.fromkeys(files, "")
-        readers = [
-            threading.Thread(target=lambda file=file: texts.update({file: file.read()}))
-            for file in files
-        ]
+
+        def read(file: IO[str]) -> None:
+            texts[file] = file.read()
+
+        readers = [threading.Thread(target=read, args=(file,), daemon=True) for file in files]
         for reader in readers:
-            reader.daemon = True
             reader.start()
         for reader in readers:
             reader.join(max(0, deadline - time.monotonic()))
@@ -148,10 +147,27 @@ class Warm:
         self.wait()
 
 
+def run(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does. Raises: `subprocess.TimeoutExpired`; then it was killed."""
+    with Warm(arguments, cwd=cwd, env=env) as command:
+        try:
+            out, err = command.communicate(timeout)
+        finally:
+            command.kill()
+    return subprocess.CompletedProcess(list(arguments), command.wait(), out, err)
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment of these tests without what would configure Sluicegate."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
+
+
 @cache
 def _launcher() -> socket.socket:
-    """Start the process that forks, once for this one; it ends with this one."""
-    ours, theirs = socket.socketpair()
+    """Start the process that forks, once for this one; it and all that it has forked end with this one."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, "-P", __file__, str(theirs.fileno())],
         stdin=subprocess.DEVNULL,
@@ -173,7 +189,7 @@ def _launcher() -> socket.socket:
 
 
 def launch(control: socket.socket) -> None:
-    """Fork until nobody is left to ask for it; return in each child, ready to be the command."""
+    """Fork until nobody is left to ask for it, then end what runs; return in each child, ready to be the command."""
     for module in MODULES:
         importlib.import_module(module)
     gc.collect()
@@ -189,27 +205,23 @@ def launch(control: socket.socket) -> None:
             os.read(wake, 4096)
             _tell_exits(running)
         if control in readable:
-            size, fds, _, _ = socket.recv_fds(control, 4, 3)
-            if not size:
+            told, fds, _, _ = socket.recv_fds(control, TOLD_BYTES_MAX, 3)
+            if not told:
+                for pid in running:  # none of them is reaped yet, so each pid is still its own
+                    os.kill(pid, signal.SIGKILL)
                 os._exit(0)
-            told = json.loads(_receive_all(control, int.from_bytes(size, "big")))
             if not (pid := os.fork()):
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _become(told, fds)
+                for inherited in (control, *running.values()):
+                    inherited.detach()
+                _become(json.loads(told), fds)
                 return
             channel = socket.socket(fileno=fds[0])
             os.close(fds[1])
             os.close(fds[2])
             channel.sendall(str(pid).encode())
             running[pid] = channel
-
-
-def _receive_all(control: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        found += control.recv(size - len(found))
-    return found
 
 
 def _tell_exits(running: dict[int, socket.socket]) -> None:
@@ -239,6 +251,7 @@ def _become(told: dict[str, Any], fds: list[int]) -> None:
 
 def _show_mark(mark: str) -> None:
     """Write the mark where `/proc` shows the environment of a process."""
+    assert len(mark) <= len(NO_MARK), "there is no room for such a mark"
     # `env_start` is the 50th field, and the second is a name in brackets. Source: proc(5).
     stat = Path("/proc/self/stat").read_text()
     start = int(stat.rpartition(")")[2].split()[50 - 3])

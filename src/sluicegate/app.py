@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import threading
 import time
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 ADMIN_KEY: Final = "admin"
 LISTEN_BACKLOG: Final = 1024
-COLLECTOR_THRESHOLDS: Final = (700, 10, 10)  # Python's own
 
 
 class PortInUseError(SluicegateError):
@@ -131,9 +129,7 @@ def open_service(settings: Settings, target: str | None) -> Iterator[RunningServ
     """
     with ExitStack() as stack:
         stack.enter_context(locked(settings.home))
-        service = _start(settings, target, stack)
-        _collect_as_usual()
-        yield service
+        yield _start(settings, target, stack)
 
 
 def serve(
@@ -169,7 +165,6 @@ def serve(
 
         def ready() -> None:
             on_ready(ServerInfo(url, link, len(service.catalog.specs), first_start))
-            _collect_as_usual()
             if open_browser:
                 webbrowser.open(link or url)
 
@@ -218,13 +213,6 @@ def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningS
     started.pop_all()
     stack.callback(executor.close)
     return RunningService(manager, store, workers, hub, executor, catalog)
-
-
-def _collect_as_usual() -> None:
-    """What is there after the start stays for good: the collector need not look through it in the midst of a stop."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _open_store(settings: Settings, stack: ExitStack) -> Store:

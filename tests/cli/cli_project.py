@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from warm_start import Warm
+from warm_start import Warm, bare_environment
 
 PIPELINES = """
 import time
@@ -75,7 +74,7 @@ class Project:
     @contextmanager
     def start(self, *arguments: str, **environment: str) -> Iterator[Warm]:
         """Start a command; it does not outlive the block."""
-        process = Warm(arguments, cwd=self.folder, env=_bare_environment() | environment)
+        process = Warm(arguments, cwd=self.folder, env=_environment() | environment)
         with process:
             try:
                 yield process
@@ -88,7 +87,7 @@ class Project:
         with subprocess.Popen(
             [sys.executable, "-m", "sluicegate", *arguments],
             cwd=self.folder,
-            env=_bare_environment(),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -136,9 +135,8 @@ class Project:
         return until(look, f"{pipeline} to be {status}")
 
 
-def _bare_environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
-    return kept | {"PYTHONPATH": str(SOURCES)}
+def _environment() -> dict[str, str]:
+    return bare_environment() | {"PYTHONPATH": str(SOURCES)}
 
 
 def until(look: Callable[[], Any], what: str) -> Any:

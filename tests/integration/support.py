@@ -26,7 +26,7 @@ from sluicegate.core.job import Job, LogEntry, StopMode, TaskRecord
 from sluicegate.core.job_manager import RunRequest
 from sluicegate.core.transitions import StopRequest
 from sluicegate.workers.process_tree import ProcessId, find, send_signal
-from warm_start import MARK, Warm
+from warm_start import MARK, Warm, bare_environment
 
 SLACK = 5
 T = TypeVar("T")
@@ -356,9 +356,8 @@ def serve_command(target: str | Path, port: int = 0) -> list[str]:
 
 def environment(folder: Path, mark: str, home: str = "home", **settings: str) -> dict[str, str]:
     """The environment of a server of its own home. `settings`: more of them, in small letters."""
-    bare = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
     return {
-        **bare,
+        **bare_environment(),
         MARK: mark,
         "SLUICEGATE_HOME": str(folder / home),
         "SLUICEGATE_WORKERS": "2",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -17,6 +16,7 @@ import pytest
 from deltalake import DeltaTable
 from support import Here, environment
 
+import warm_start
 from sluicegate.app import open_local
 from sluicegate.backup import back_up, restore
 from sluicegate.config import Settings
@@ -234,16 +234,7 @@ def test_the_commands_say_what_they_did(settings: Settings, tmp_path: Path) -> N
     """And a restore is not done without being asked or told."""
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "sluicegate", *arguments],
-            cwd=tmp_path,
-            env=environment(tmp_path, "backup"),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return warm_start.run(arguments, cwd=tmp_path, env=environment(tmp_path, "backup"))
 
     done = command("backup", "copy.db", "--json")
     assert json.loads(done.stdout)["bytes"] == (tmp_path / "copy.db").stat().st_size

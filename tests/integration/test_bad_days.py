@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from deltalake import DeltaTable
 from support import MARK, Here, Server, environment, servers, until
 
+import warm_start
 from postgresql_server import Programs
 from postgresql_server import Server as PostgreSQL
 from postgresql_server import server as postgresql
@@ -136,16 +136,7 @@ def two_lines(command: subprocess.CompletedProcess[str], *told: str) -> None:
 
 
 def sluicegate(folder: Path, *arguments: str, **settings: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "sluicegate", *arguments],
-        cwd=folder,
-        env=environment(folder, "bad-days", **settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return warm_start.run(arguments, cwd=folder, env=environment(folder, "bad-days", **settings))
 
 
 # ------------------------------------------------------------------ disks

@@ -348,6 +348,33 @@ def _definitions(path: Path) -> dict[str, str]:
     return found
 
 
+KILLED_AT = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from sluicegate.stores import open_store
+
+@event.listens_for(Engine, "before_cursor_execute")
+def look(connection, cursor, statement, *more):
+    if sys.argv[2] in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+open_store(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE events", "INSERT INTO counters", "INSERT INTO alembic_version"]
+)
+def test_a_first_start_that_is_killed_leaves_no_half_schema(path: Path, statement: str) -> None:
+    """Half of it would be refused by every later start."""
+    command = [sys.executable, "-c", KILLED_AT, f"sqlite:///{path}", statement]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert _definitions(path) == {}
+    store = open_store(f"sqlite:///{path}")
+    assert isinstance(store.commit([Change(job(1), 0)])[0], Accepted)
+    store.close()
+
+
 def test_many_who_open_a_new_database_at_once_all_find_it_made(path: Path) -> None:
     """A server and the commands of its user start together."""
     errors: list[BaseException] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from warm_start import Warm
+from warm_start import Warm, bare_environment
 
 T = TypeVar("T")
 
@@ -48,10 +47,12 @@ class Server:
         port = self.url.rpartition(":")[2] or "0"
         flags = ["--home", str(self.home), "--port", port, "--workers", "3", "--json"]
         flags += ["--rate-limit", "6000/minute"]  # One key, many pages.
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
         with (self.home / "server.log").open("a") as log:
             self._process = Warm(
-                ["serve", str(self.target), *flags], stderr=log, cwd=self.home, env=environ
+                ["serve", str(self.target), *flags],
+                stderr=log,
+                cwd=self.home,
+                env=bare_environment(),
             )
         line = self._process.stdout.readline()
         assert line, f"the server did not start:\n{(self.home / 'server.log').read_text()}"

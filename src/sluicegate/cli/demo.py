@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from sluicegate.cli import collector
 from sluicegate.cli.options import SERVING, AsJson, with_settings
 from sluicegate.config import Settings
 
@@ -89,6 +90,7 @@ def _serve(settings: Settings, target: str, *, open_browser: bool, as_json: bool
     from sluicegate.cli.serve import announce, say_stopped
 
     def ready(info: ServerInfo) -> None:
+        collector.go_on()
         announce(settings, target, info, as_json=as_json)
         # The server calls this from its own thread and would wait for itself.
         starter = threading.Thread(target=_start_job, args=(settings, info, as_json), daemon=True)

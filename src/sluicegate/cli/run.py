@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from sluicegate.cli import collector
 from sluicegate.cli.options import RUNNING, AsJson, Target, with_settings
 from sluicegate.cli.report import exit_code
 from sluicegate.config import Settings
@@ -87,6 +88,7 @@ def run_in_foreground(settings: Settings, target: str, request: Mapping[str, Any
         except KeyboardInterrupt:
             warn("interrupted; nothing was started")
             raise
+        collector.go_on()
         backend = LocalBackend(service)
         job = backend.run(request)
         job_id = job["job_id"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from sluicegate.cli import collector
 from sluicegate.cli.options import SERVING, AsJson, with_settings
 from sluicegate.config import Settings
 
@@ -41,6 +42,7 @@ def serve(
     target = pipelines or default_target()
 
     def ready(info: ServerInfo) -> None:
+        collector.go_on()
         announce(settings, target, info, as_json=as_json)
 
     serve_app(settings, target, open_browser=open_browser, on_ready=ready)
