@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -169,6 +171,31 @@ def test_who_sleeps_in_a_transaction_holds_nobody_up_for_long(
         fall_asleep()
     assert failures_before(lambda: sleeper.commit([new(2)])) == 0
     assert {j.error for j in other.list(JobQuery())} == {None}
+    sleeper.close()
+    other.close()
+
+
+def test_who_sleeps_within_a_command_holds_nobody_up_for_long(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused with half a batch sent, as PostgreSQL's own limits do not see: no takeover would ever come through."""
+    monkeypatch.setitem(postgresql._SESSION, "idle_in_transaction_session_timeout", 0)
+    monkeypatch.setitem(postgresql._SESSION, "lock_timeout", 300)
+    monkeypatch.setattr(postgresql, "_IDLE_SECONDS", 0.1)
+    sleeper, other = open_store(url), open_store(url)
+    assert isinstance(sleeper, SqlStore)
+
+    failures = []
+    with contextlib.suppress(StoreUnavailableError), sleeper._write() as connection:
+        sleeper._batches.hold_counters(connection)
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with driver.pipeline(), contextlib.suppress(AssertionError):
+            driver.execute("SELECT 1")
+            driver.pgconn.flush()  # and not what ends a batch
+            failures.append(failures_before(lambda: other.commit([new(1)])))
+    assert failures == [1], "it came through, at the first attempt after it had waited in vain"
+    assert failures_before(lambda: sleeper.commit([new(2)])) <= 1
     sleeper.close()
     other.close()
 

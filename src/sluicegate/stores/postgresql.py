@@ -10,6 +10,7 @@ is silent for all that is given up here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import time
@@ -63,6 +64,17 @@ _DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') = 'off'"
 )
+# PostgreSQL's own limits end a session between two commands, but not one that has heard some of a batch
+# and waits for the rest: that counts as active. So who has waited for a lock in vain ends such sessions of ours.
+# Source: PostgreSQL's documentation, pg_stat_activity: `ClientRead` is the wait for the client.
+_END_SLEEPERS: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+    " AND application_name = current_setting('application_name')"
+    " AND xact_start IS NOT NULL AND wait_event = 'ClientRead'"
+    " AND state_change < clock_timestamp() - make_interval(secs => %s)"
+)
+_WAITED_IN_VAIN: Final = frozenset({"55P03", "57014"})  # lock_timeout, statement_timeout
 # Held while the schema is made: of two who open a new database together, one finds it done. The number is
 # this program's own and means nothing else.
 _HOLD_SCHEMA: Final = "SELECT pg_advisory_xact_lock(7318349471226)"
@@ -125,6 +137,11 @@ def open_postgresql(url: str) -> SqlStore:
     def connect() -> _Connection:
         return _connect(conninfo, where)
 
+    def let_nobody_sleep(error: Exception) -> None:
+        if getattr(error, "sqlstate", None) in _WAITED_IN_VAIN:
+            with contextlib.suppress(psycopg.Error, StoreUnavailableError), connect() as other:
+                other.execute(_END_SLEEPERS, [_IDLE_SECONDS])
+
     return SqlStore(
         where=where,
         writing=_engine(connect, reads_only=False),
@@ -134,6 +151,7 @@ def open_postgresql(url: str) -> SqlStore:
         watch=lambda told: watch(connect, told),
         with_changes=ANNOUNCE,
         before_migrating=_HOLD_SCHEMA,
+        after_error=let_nobody_sleep,
     )
 
 

@@ -70,6 +70,7 @@ class SqlStore:
         watch: Does what `core.ports.Journal.watch` says.
         with_changes: A statement that goes with each commit of changes, for those who watch.
         before_migrating: A statement that keeps others out while the schema is made, where writing does not.
+        after_error: Told what the driver raised, once its transaction is over; it may clear the way for the next try.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class SqlStore:
         watch: Callable[[Callable[[], None]], Callable[[], None]],
         with_changes: str = "",
         before_migrating: str = "",
+        after_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self._where, self._mend, self._watch = where, mend, watch
+        self._after_error = after_error
         self._unwatch: list[Callable[[], None]] = []
         self._writing, self._reading = writing, reading
         self._write_lock = threading.Lock()
@@ -403,9 +406,9 @@ class SqlStore:
             yield
         except (DBAPIError, PoolTimeoutError, self._driver.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            mend = self._mend(cause) if isinstance(cause, Exception) else None
-            if mend is None:
+            if not isinstance(cause, Exception) or (mend := self._mend(cause)) is None:
                 raise
+            self._after_error(cause)
             why = " ".join(str(cause).split())  # a driver's message may have several lines
             raise StoreUnavailableError(self._where, why, mend=mend) from error
 
