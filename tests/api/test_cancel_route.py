@@ -127,3 +127,34 @@ def test_a_stop_that_is_not_understood_stops_nothing(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
     assert world.store.get(job_id).status == "pending"
+
+
+@pytest.mark.parametrize("key", ["operator", "viewer", "sg_" + "0" * 40, None])
+@pytest.mark.parametrize("state", ["running", "ended", "nowhere"])
+def test_the_short_way_of_a_plain_stop_answers_as_the_long_one(
+    world: World, key: str | None, state: str
+) -> None:
+    """A stop with neither parameters nor a body is not given to FastAPI's validation; nobody can tell."""
+    plain, full = (world.run("bronze.flights") for _ in range(2))
+    if state == "ended":
+        for job_id in (plain, full):
+            world.client().post(f"/api/jobs/{job_id}/cancel")
+    if state == "nowhere":
+        plain, full = "nowhere", "elsewhere"
+    short = world.client(key).post(f"/api/jobs/{plain}/cancel")
+    long = world.client(key).post(f"/api/jobs/{full}/cancel?dry_run=false", json={})
+    assert short.status_code == long.status_code
+    assert short.text.replace(plain, full) == long.text
+    assert short.headers.keys() == long.headers.keys()
+
+
+def test_a_plain_stop_has_nothing_validated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work that would stand between a stop and the store is not done at all."""
+
+    async def solve(**_: object) -> None:
+        raise AssertionError("FastAPI was asked to solve the dependencies of a plain stop")
+
+    job_id = world.run("bronze.flights")
+    monkeypatch.setattr("fastapi.routing.solve_dependencies", solve)
+    assert world.client().post(f"/api/jobs/{job_id}/cancel").status_code == 200
+    assert world.client().post(f"/api/jobs/{job_id}/cancel", json={}).status_code == 500

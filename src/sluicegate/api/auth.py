@@ -181,10 +181,9 @@ async def verify_api_key(
         RateLimitedError: too many calls with this key (stops do not count), or too many wrong ones from this address.
     """
     access = access_of(request)
-    cookie = request.cookies.get(cookie_name(request))
     if "Authorization" in request.headers:
         session, key_hash = None, _key_hash(credentials)
-    elif cookie:
+    elif cookie := request.cookies.get(cookie_name(request)):
         session = access.read_session(cookie)
         key_hash = session.key_hash if session else None
     else:
@@ -198,7 +197,7 @@ async def verify_api_key(
     principal = Principal(key.name, Role(key.role), key.key_hash, session)
     if session is not None and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
-    if not (request.method == "POST" and request.url.path.endswith(STOP_PATH)):
+    if not (request.method == "POST" and request.scope["path"].endswith(STOP_PATH)):
         access.count_call(principal)
     return principal
 
@@ -228,11 +227,20 @@ def require(role: Role) -> Callable[..., Awaitable[Principal]]:
     """Return the dependency that lets this role and higher ones pass; others get 403."""
 
     async def verify_role(caller: Annotated[Principal, Depends(verify_api_key)]) -> Principal:
-        if not caller.role.includes(role):
-            raise RoleTooLowError(caller.role, role)
-        return caller
+        return _with_role(caller, role)
 
     return verify_role
+
+
+async def operator_of(request: Request) -> Principal:
+    """Return the caller as `Operator` does, for who is not called by FastAPI."""
+    return _with_role(await verify_api_key(request, await _bearer(request)), Role.OPERATOR)
+
+
+def _with_role(caller: Principal, role: Role) -> Principal:
+    if not caller.role.includes(role):
+        raise RoleTooLowError(caller.role, role)
+    return caller
 
 
 Viewer = Annotated[Principal, Depends(require(Role.VIEWER))]
