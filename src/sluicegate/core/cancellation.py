@@ -22,7 +22,7 @@ LADDER: Final = tuple(Stage)
 
 
 def stage_due(
-    policy: CancelPolicy, mode: StopMode, elapsed_seconds: float, deferred_seconds: float = 0.0
+    policy: CancelPolicy, mode: StopMode, elapsed_seconds: float, deferred_seconds: float
 ) -> Stage | None:
     """Return the highest stage that is due.
 
@@ -44,7 +44,7 @@ def stage_due(
 
 
 def next_stage_in(
-    policy: CancelPolicy, mode: StopMode, elapsed_seconds: float, deferred_seconds: float = 0.0
+    policy: CancelPolicy, mode: StopMode, elapsed_seconds: float, deferred_seconds: float
 ) -> float | None:
     """Seconds until a higher stage is due, or `None` when no stage follows."""
     if mode is not StopMode.GRACEFUL:

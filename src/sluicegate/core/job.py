@@ -286,10 +286,8 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-def _seconds_between(start: datetime | None, end: datetime | None) -> float | None:
-    if start is None or end is None:
-        return None
-    return max(0.0, (end - start).total_seconds())
+def _seconds_between(start: datetime | None, end: datetime) -> float | None:
+    return None if start is None else max(0.0, (end - start).total_seconds())
 
 
 class JobNotFoundError(SluicegateError):

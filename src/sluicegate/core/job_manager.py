@@ -224,10 +224,7 @@ class JobManager:
             executor_id=owner,
             lease=1 if owner else 0,
         )
-        created = Event(
-            "job.created", job.job_id, job.created_at, data={"status": job.status.value}
-        )
-        outcome = self._ledger.create(Change(job, made_from=0, plan=plan, events=(created,)))
+        outcome = self._ledger.create(_creation(job, plan))
         if isinstance(outcome, Accepted):
             self._woken(outcome.job)
             return outcome.job, True
@@ -385,7 +382,7 @@ class JobManager:
             task = find()
             after = decide_task_cancel(job, task, request, now)
             facts = {**_stop_facts(request), "pipeline": task.pipeline}
-            line = f"{task.pipeline}: {_stop_line(request, 'task')}"
+            line = f"{task.pipeline}: {_stop_line(request)}"
             return Change(
                 after,
                 made_from=job.version,
@@ -532,8 +529,8 @@ class JobManager:
                 raise PipelineNotFoundError(pipeline, self.catalog.specs)
 
     def _close_idle(self, job: Job) -> Job:
-        """Close the stop of a job that nobody executes and that has no running task."""
-        if job.running_tasks or not job.stopping:
+        """Close the stop of a job that is stopping, that nobody executes and that has no running task."""
+        if job.running_tasks:
             return job
         details = self.get(job.job_id)
         now = self._clock.now()
@@ -562,7 +559,7 @@ def _deciding_stop(request: StopRequest, now: datetime) -> Decide:
             after,
             made_from=job.version,
             events=(Event(kind, job.job_id, now, data=_stop_facts(request)),),
-            logs=(LogEntry(job.job_id, now, _stop_line(request, kind)),),
+            logs=(LogEntry(job.job_id, now, _stop_line(request, escalates=job.stopping)),),
         )
 
     return decide
@@ -681,9 +678,9 @@ def _stop_facts(request: StopRequest) -> dict[str, Any]:
     }
 
 
-def _stop_line(request: StopRequest, kind: str) -> str:
+def _stop_line(request: StopRequest, *, escalates: bool = False) -> str:
     because = f": {request.reason}" if request.reason else ""
-    if kind == "job.escalated":
+    if escalates:
         return f"stop escalated to {request.mode.value} by {request.requested_by}{because}"
     return f"stop ({request.mode.value}) requested by {request.requested_by}{because}"
 

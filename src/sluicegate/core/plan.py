@@ -109,7 +109,7 @@ def _with_upstream(specs: Mapping[str, PipelineSpec], chosen: set[str]) -> set[s
     found, queue = set(chosen), list(chosen)
     while queue:
         for upstream in specs[queue.pop()].depends_on:
-            if upstream in specs and upstream not in found:
+            if upstream not in found:
                 found.add(upstream)
                 queue.append(upstream)
     return found

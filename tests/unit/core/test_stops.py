@@ -53,17 +53,18 @@ def climbed(stop: TaskStopping, until: float, step: float = 0.25) -> list[tuple[
 )
 def test_the_default_ladder(elapsed: float, stage: str) -> None:
     """The promise of the contract: 5, 10 and 15 seconds."""
-    assert stage_due(POLICY, GRACEFUL, elapsed) == stage
+    assert stage_due(POLICY, GRACEFUL, elapsed, 0.0) == stage
 
 
-@given(policies, seconds)
+@given(policies, seconds, seconds)
 def test_force_is_at_once_the_last_stage_and_drain_never_any(
-    policy: CancelPolicy, elapsed: float
+    policy: CancelPolicy, elapsed: float, deferred: float
 ) -> None:
     """Whatever the policy skips: who says force means it."""
-    assert stage_due(policy, FORCE, elapsed) is Stage.KILL
-    assert stage_due(policy, DRAIN, elapsed) is None
-    assert next_stage_in(policy, FORCE, elapsed) is next_stage_in(policy, DRAIN, elapsed) is None
+    assert stage_due(policy, FORCE, elapsed, deferred) is Stage.KILL
+    assert stage_due(policy, DRAIN, elapsed, deferred) is None
+    for mode in (FORCE, DRAIN):
+        assert next_stage_in(policy, mode, elapsed, deferred) is None
 
 
 @given(policies, st.lists(seconds, min_size=2, max_size=2).map(sorted), seconds)
