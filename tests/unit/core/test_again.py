@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from sluicegate.core.job import (
     TableRollback,
 )
 from sluicegate.core.job_manager import StopResult, TooManyJobsError
-from sluicegate.core.match_token import MatchTokenError, match_token, matched_by
+from sluicegate.core.match_token import DIGEST_BYTES, MatchTokenError, match_token, matched_by
 from sluicegate.core.pipeline_executor import ROLLBACK_AGAIN_SECONDS
 from sluicegate.core.plan import PipelineNotFoundError
 from sluicegate.core.ports import Change, Writer
@@ -360,6 +361,18 @@ def test_a_match_token_names_exactly_the_jobs_that_were_shown() -> None:
     for bad in ("", "m1.x", "m2." + token[3:], token[:-5], "m1.é", garbled):
         with pytest.raises(MatchTokenError):
             matched_by(bad, ids)
+
+
+def test_a_match_token_means_no_job_whose_digest_lies_across_two_others() -> None:
+    """A text that has slipped must not come to stop a job that nobody was shown."""
+    digest = base64.urlsafe_b64decode(match_token(["job"]).removeprefix("m1."))
+    half = bytes(DIGEST_BYTES // 2)
+
+    def token(digests: bytes) -> str:
+        return f"m1.{base64.urlsafe_b64encode(digests).decode()}"
+
+    assert matched_by(token(half + half + digest), ["job"]) == ["job"]
+    assert matched_by(token(half + digest + half), ["job"]) == []
 
 
 def test_a_writer_row_of_a_task_is_no_rollback(made: Made) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from executor_world import spec
-from fakes import T0, DirectLedger, FakeClock, MemoryStore
+from fakes import T0
+from managed import PLAN, Managed, task
 
 from sluicegate.core import ids as ids_module
 from sluicegate.core.ids import new_id
@@ -22,15 +22,13 @@ from sluicegate.core.job import (
     LogEntry,
     StopMode,
     TaskProgress,
-    TaskRecord,
     TaskStats,
     TaskStatus,
+    TaskStop,
 )
 from sluicegate.core.job_manager import (
     MATCHED_PAGE,
-    Catalog,
     JobDetails,
-    JobManager,
     NothingToRunError,
     RunRequest,
     StopRequest,
@@ -39,56 +37,9 @@ from sluicegate.core.job_manager import (
     close_job,
 )
 from sluicegate.core.pace import Outlook
-from sluicegate.core.plan import PipelineNotFoundError, Plan, PlanStep
+from sluicegate.core.plan import PipelineNotFoundError
 from sluicegate.core.ports import Change
 from sluicegate.core.store_errors import StoreUnavailableError
-
-CATALOG = Catalog(
-    {s.pipeline_id: s for s in (spec("bronze.a"), spec("silver.a", "bronze.a"))}, "v1"
-)
-PLAN = Plan((PlanStep("bronze.a"), PlanStep("silver.a", ("bronze.a",))))
-
-
-class Managed:
-    """A manager whose wake-ups are written down."""
-
-    def __init__(self, *, awake: bool = True) -> None:
-        self.store, self.clock = MemoryStore(), FakeClock()
-        self.woken: list[str] = []
-        ledger = DirectLedger(self.store, lambda _: None)
-        wake = (lambda job_id, _job: self.woken.append(job_id)) if awake else None
-        self.manager = JobManager(self.store, ledger, self.clock, CATALOG, wake)
-
-    def limits_asked(self) -> list[int]:
-        """How many jobs each listing from now on asks the store for."""
-        limits: list[int] = []
-        read = self.store.list
-
-        def listed(query: JobQuery) -> Sequence[Job]:
-            limits.append(query.limit)
-            return read(query)
-
-        self.store.list = listed  # type: ignore[method-assign]
-        return limits
-
-    def stored(self, *tasks: TaskRecord, **fields: Any) -> Job:
-        job = Job(
-            **{
-                "job_id": "j",
-                "job_name": "j",
-                "status": JobStatus.RUNNING,
-                "created_at": T0,
-                "total_tasks": 2,
-            }
-            | fields
-        )
-        self.store.commit([Change(job, made_from=0, plan=PLAN, tasks=tasks)])
-        return job
-
-
-def task(pipeline: str, status: TaskStatus, **fields: Any) -> TaskRecord:
-    return TaskRecord(f"t-{pipeline}", "j", pipeline, status, **fields)
-
 
 # ------------------------------------------------------------------ ids
 
@@ -264,6 +215,14 @@ def test_lines_and_events_are_read_on_from_where_a_reader_stopped() -> None:
     assert world.manager.header("j") == world.store.get("j")
 
 
+def test_the_last_task_is_told_of_what_is_declared() -> None:
+    """A pipeline that is gone from the code is on no list of pipelines any more."""
+    world = Managed()
+    last = task("bronze.a", TaskStatus.SUCCESS)
+    world.stored(last, task("bronze.gone", TaskStatus.SUCCESS))
+    assert world.manager.latest_tasks() == {"bronze.a": last}
+
+
 def test_who_asks_about_a_job_that_is_not_there_is_told() -> None:
     """An empty log would look like a job that says nothing."""
     manager = Managed().manager
@@ -433,13 +392,14 @@ def test_closing_a_stopped_job_ends_what_waited_for_another_attempt() -> None:
     stopped = world.manager.cancel("j", StopRequest("ann", "why"))
     world.clock.pass_(1)
     change = close_job(stopped, PLAN, [waiting], world.clock.now())
-    [ended] = change.tasks
-    assert ended.status is TaskStatus.CANCELLED
-    assert ended.stop is not None
-    assert (ended.stop.requested_by, ended.stop.stage, ended.stop.latency_ms) == (
-        "ann",
-        "checkpoint",
-        1000.0,
+    now = world.clock.now()
+    assert change.tasks == (
+        replace(
+            waiting,
+            status=TaskStatus.CANCELLED,
+            completed_at=now,
+            stop=TaskStop("user", "ann", "why", "checkpoint", now, 1000.0),
+        ),
     )
     assert (change.job.cancelled_tasks, change.made_from) == (1, stopped.version)
     assert [e.type for e in change.events] == ["task.finished", "job.stopped"]

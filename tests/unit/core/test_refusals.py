@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from fakes import T0
 
 from sluicegate.core.job import (
+    Job,
     JobNotFoundError,
+    JobNotResumableError,
+    JobNotRolledBackError,
     JobNotRunningError,
     JobStatus,
     TaskNotFoundError,
@@ -20,6 +24,7 @@ from sluicegate.errors import SluicegateError
 
 TWELVE = [f"bronze.p{n:02}" for n in range(12)]
 LISTED = ", ".join(TWELVE)
+RESUMED = Job("j", "j", JobStatus.FAILED, T0, 1, resumed_by="k")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +55,16 @@ LISTED = ", ".join(TWELVE)
             TaskNotRunningError("t", TaskStatus.RUNNING, stopping=True),
             "cannot cancel task 't': it is being stopped already",
             "stop it by force if it takes too long",
+        ),
+        (
+            JobNotResumableError(RESUMED, "already_resumed", "it goes on", "look at that one"),
+            "cannot resume job 'j': it goes on",
+            "look at that one",
+        ),
+        (
+            JobNotRolledBackError("j", "table_busy", "it is being written", "wait"),
+            "cannot roll back job 'j': it is being written",
+            "wait",
         ),
         (
             TooManyJobsError(7),
@@ -95,4 +110,9 @@ def test_what_was_asked_for_is_kept_as_a_fact() -> None:
     assert (running.job_id, running.status) == ("j", JobStatus.FAILED)
     ended = TaskNotRunningError("t", TaskStatus.SUCCESS)
     assert (ended.task_id, ended.status) == ("t", TaskStatus.SUCCESS)
+    resumed = JobNotResumableError(RESUMED, "already_resumed", "", "")
+    assert (resumed.code, resumed.job_id) == ("already_resumed", "j")
+    assert (resumed.status, resumed.resumed_by) == (JobStatus.FAILED, "k")
+    rolled_back = JobNotRolledBackError("j", "table_busy", "", "")
+    assert (rolled_back.code, rolled_back.job_id) == ("table_busy", "j")
     assert PipelineNotFoundError("x", []).pipeline == "x"
