@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from firestore_emulator import HOST_VARIABLE, Emulator, what_is_missing
 from postgresql_server import Programs, Server, programs, server
+
+settings.register_profile("untimed", deadline=None)  # the machine may be busy with other tests
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

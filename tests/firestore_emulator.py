@@ -10,6 +10,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from warm_start import unmarked
+
 PACKAGE = "google-cloud-cli-firestore-emulator"
 JAR = "cloud-firestore-emulator.jar"
 MAIN = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
@@ -48,6 +50,7 @@ class Emulator:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=unmarked(),
             )
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS
         while not self._answers():

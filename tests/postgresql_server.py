@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 
 from sluicegate.stores import open_store
+from warm_start import unmarked
 
 STARTED_WITHIN_SECONDS = 30.0
 USER, LOCKED, PASSWORD = "tester", "locked", "open sesame"
@@ -70,6 +71,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=unmarked(),
                 **self.programs.user,
             )
         deadline = time.monotonic() + STARTED_WITHIN_SECONDS

@@ -164,6 +164,11 @@ def bare_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
 
 
+def unmarked() -> dict[str, str]:
+    """The environment for what serves many tests, whichever of them runs while it is started."""
+    return {k: v for k, v in os.environ.items() if k != MARK}
+
+
 @cache
 def _launcher() -> socket.socket:
     """Start the process that forks, once for this one; it and all that it has forked end with this one."""

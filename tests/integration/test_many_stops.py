@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import Server, marked, servers, until
+from support import Server, descriptors, marked, servers, until
 
 from sluicegate.workers.process_tree import ProcessId, children
 
@@ -63,15 +62,6 @@ def infrastructure(server: Server) -> dict[str, ProcessId]:
     [guard] = children(server.process.pid)
     [zygote] = children(guard.pid)
     return {"guard": guard, "zygote": zygote}
-
-
-def open_files(pid: int) -> int:
-    """How many files a process has open; the store keeps a few connections, as many as callers came at once."""
-    count = 0
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            count += not descriptor.readlink().name.startswith("jobs.db")
-    return count
 
 
 def both_workers_are_free(server: Server, folder: Path) -> None:
@@ -133,6 +123,7 @@ def all_are_stopped(server: Server, jobs: list[str]) -> None:
     assert {ended[job]["status"] for job in jobs} == {"cancelled"}
 
 
+@pytest.mark.timeout(300)
 def test_nothing_leaks_when_a_thousand_jobs_are_stopped_while_they_come(
     server: Server, tmp_path: Path
 ) -> None:
@@ -148,7 +139,7 @@ def test_nothing_leaks_when_a_thousand_jobs_are_stopped_while_they_come(
         return len(marked(server.mark)) <= 6
 
     until(is_tidy, "no process too many")
-    before = [open_files(pid) for pid in pids]
+    before = [descriptors(pid) for pid in pids]
 
     began = time.monotonic()
     jobs = submit_and_stop(server, JOBS)
@@ -159,5 +150,5 @@ def test_nothing_leaks_when_a_thousand_jobs_are_stopped_while_they_come(
     assert infrastructure(server) == watched
     until(is_tidy, "no process too many")
 
-    until(lambda: [open_files(pid) for pid in pids] == before, f"as many open files: {before}")
+    until(lambda: [descriptors(pid) for pid in pids] == before, f"as many open files: {before}")
     assert waste(tmp_path) == []

@@ -17,8 +17,8 @@ from sluicegate.lake.commits import DRAFT_PREFIX
 from sluicegate.lake.tables import Lake
 
 STOPS = 10
-PAGES = 400
-FILES = 150
+PAGES = 160
+FILES = 60
 
 PIPELINES = f"""
 import time
@@ -89,7 +89,7 @@ def left_over(here: Here, table: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("pipeline", "longest"),
-    [("added", 0.6), ("merged", 0.6), ("read", 1.6), ("read_merged", 1.6)],
+    [("added", 0.25), ("merged", 0.25), ("read", 0.7), ("read_merged", 0.7)],
 )
 @pytest.mark.timeout(300)
 def test_every_row_is_there_exactly_once(tmp_path: Path, pipeline: str, longest: float) -> None:
@@ -144,7 +144,7 @@ def test_a_kill_of_the_server_costs_no_row_and_doubles_none(tmp_path: Path, pipe
         job_id = server.start(pipelines=[table])
         for _ in range(2):
             until(lambda: server.tasks(job_id), "the task to start", 30)  # noqa: B023
-            time.sleep(chance.uniform(0.1, 0.8))
+            time.sleep(chance.uniform(0.1, 0.4))
             server.kill()
             server = start(folder / "pipelines.py")
         assert server.wait(job_id)["status"] == "success"

@@ -144,12 +144,12 @@ def threads_say(task: Task):
 
 @bronze
 def flood(task: Task):
-    for n in range(100_000):
+    for n in range(25_000):
         print("line", n)
 
 @bronze
 def flood_two(task: Task):
-    for n in range(100_000):
+    for n in range(25_000):
         task.log.info("line %d", n)
 
 @bronze
@@ -391,7 +391,7 @@ def test_lines_of_threads_and_children_do_not_mix(here: Here) -> None:
 
 @pytest.mark.parametrize("pipeline", ["bronze.flood", "bronze.flood_two"])
 def test_a_flood_of_output_loses_nothing_and_blocks_nobody(here: Here, pipeline: str) -> None:
-    """A task that prints 100,000 lines is no reason for another one, or for a stop, to wait."""
+    """A task that prints 25,000 lines is no reason for another one, or for a stop, to wait."""
     began = time.monotonic()
     job_id = here.start(pipeline)
     waits = []
@@ -404,7 +404,7 @@ def test_a_flood_of_output_loses_nothing_and_blocks_nobody(here: Here, pipeline:
         assert time.monotonic() - began < 60
     took = time.monotonic() - began
     lines = [e.message for e in here.entries(job_id) if e.stream in ("stdout", "log")]
-    assert lines == [f"line {n}" for n in range(100_000)]
+    assert lines == [f"line {n}" for n in range(25_000)]
     waits.sort()
     middle = waits[len(waits) // 2]
     print(f"{pipeline}: {took:.2f} s, run + cancel beside it: {middle * 1000:.0f} ms (median)")
