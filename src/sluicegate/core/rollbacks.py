@@ -23,7 +23,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.ports import Change, Clock, Store, Tables
-from sluicegate.core.transitions import decide_rollback
+from sluicegate.core.transitions import check_rollback, decide_rollback
 from sluicegate.errors import SluicegateError
 
 
@@ -42,7 +42,7 @@ class Rollbacks:
 
     def preview(self, job: Job, tasks: Sequence[TaskRecord]) -> tuple[TableRollback, ...]:
         """Return what a rollback would put back. Raises: as `roll_back`."""
-        decide_rollback(job, Rollback("", self._clock.now(), ""))
+        check_rollback(job)
         return self._steps(job, tasks)
 
     def roll_back(self, job: Job, tasks: Sequence[TaskRecord], requested_by: str) -> Job:
@@ -54,12 +54,11 @@ class Rollbacks:
         """
         if job.rollback is not None and job.rollback.finished_at is None:
             return self._carry_out(job)
+        check_rollback(job)
         now = self._clock.now()
-        rollback = Rollback(new_id(), now, requested_by)
-        decide_rollback(job, rollback)
         # Read before the logs are: whoever takes a table in between is seen by the write.
         before = self._store.writers(_changed_by(tasks))
-        rollback = replace(rollback, tables=self._steps(job, tasks))
+        rollback = Rollback(new_id(), now, requested_by, self._steps(job, tasks))
         for step in rollback.tables:
             if not before[step.table].is_free:
                 raise _table_busy(job.job_id, f"table {step.table!r}")
