@@ -74,18 +74,20 @@ class Rollbacks:
 
         def decide(job: Job) -> Change | None:
             facts = {"tables": [step.table for step in rollback.tables]}
-            return Change(
+            change = Change(
                 decide_rollback(job, rollback),
                 made_from=job.version,
                 writers=held,
                 events=(Event("job.rolling_back", job.job_id, now, data=facts),),
                 logs=(LogEntry(job.job_id, now, f"rollback requested by {requested_by}"),),
             )
+            # Without a table there is nothing by which `finish` would find it after a crash.
+            return change if rollback.tables else _finishing(change, rollback, now)
 
         written = self._ledger.write(job.job_id, decide)
         if written.conflict:
             raise _table_busy(job.job_id, "one of its tables")
-        return self._carry_out(written.job)
+        return self._carry_out(written.job) if rollback.tables else written.job
 
     def finish(self) -> None:
         """Carry out what was decided before a crash.
@@ -123,13 +125,9 @@ class Rollbacks:
             def decide(job: Job) -> Change | None:
                 if job.rollback is None or job.rollback.finished_at is not None:
                     return None
-                return Change(
-                    replace(job, rollback=replace(job.rollback, finished_at=now)),
-                    made_from=job.version,
-                    writers=tuple(replace(held[t], job_id=None, task_id=None) for t in tables),
-                    events=(Event("job.rolled_back", job.job_id, now, data={"tables": tables}),),
-                    logs=tuple(_lines(job.job_id, rollback, now)),
-                )
+                freed = tuple(replace(held[t], job_id=None, task_id=None) for t in tables)
+                change = Change(job, made_from=job.version, writers=freed)
+                return _finishing(change, rollback, now)
 
             job = self._ledger.write(job.job_id, decide).job
         self.freed(tables)
@@ -143,6 +141,18 @@ def _changed_by(tasks: Sequence[TaskRecord]) -> list[str]:
 def _table_busy(job_id: str, which: str) -> JobNotRolledBackError:
     return JobNotRolledBackError(
         job_id, "table_busy", f"{which} is being written", "wait until that is over, or stop it"
+    )
+
+
+def _finishing(change: Change, rollback: Rollback, now: datetime) -> Change:
+    """The change, which is the end of the rollback, too."""
+    job = replace(change.job, rollback=replace(rollback, finished_at=now))
+    facts = {"tables": [step.table for step in rollback.tables]}
+    return replace(
+        change,
+        job=job,
+        events=(*change.events, Event("job.rolled_back", job.job_id, now, data=facts)),
+        logs=(*change.logs, *_lines(job.job_id, rollback, now)),
     )
 
 
