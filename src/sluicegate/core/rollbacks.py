@@ -23,7 +23,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.ports import Change, Clock, Store, Tables
-from sluicegate.core.transitions import decide_rollback
+from sluicegate.core.transitions import check_rollback, decide_rollback
 from sluicegate.errors import SluicegateError
 
 
@@ -42,7 +42,7 @@ class Rollbacks:
 
     def preview(self, job: Job, tasks: Sequence[TaskRecord]) -> tuple[TableRollback, ...]:
         """Return what a rollback would put back. Raises: as `roll_back`."""
-        decide_rollback(job, Rollback("", self._clock.now(), ""))
+        check_rollback(job)
         return self._steps(job, tasks)
 
     def roll_back(self, job: Job, tasks: Sequence[TaskRecord], requested_by: str) -> Job:
@@ -54,12 +54,11 @@ class Rollbacks:
         """
         if job.rollback is not None and job.rollback.finished_at is None:
             return self._carry_out(job)
+        check_rollback(job)
         now = self._clock.now()
-        rollback = Rollback(new_id(), now, requested_by)
-        decide_rollback(job, rollback)
         # Read before the logs are: whoever takes a table in between is seen by the write.
         before = self._store.writers(_changed_by(tasks))
-        rollback = replace(rollback, tables=self._steps(job, tasks))
+        rollback = Rollback(new_id(), now, requested_by, self._steps(job, tasks))
         for step in rollback.tables:
             if not before[step.table].is_free:
                 raise _table_busy(job.job_id, f"table {step.table!r}")
@@ -75,18 +74,20 @@ class Rollbacks:
 
         def decide(job: Job) -> Change | None:
             facts = {"tables": [step.table for step in rollback.tables]}
-            return Change(
+            change = Change(
                 decide_rollback(job, rollback),
                 made_from=job.version,
                 writers=held,
                 events=(Event("job.rolling_back", job.job_id, now, data=facts),),
                 logs=(LogEntry(job.job_id, now, f"rollback requested by {requested_by}"),),
             )
+            # Without a table there is nothing by which `finish` would find it after a crash.
+            return change if rollback.tables else _finishing(change, rollback, now)
 
         written = self._ledger.write(job.job_id, decide)
         if written.conflict:
             raise _table_busy(job.job_id, "one of its tables")
-        return self._carry_out(written.job)
+        return self._carry_out(written.job) if rollback.tables else written.job
 
     def finish(self) -> None:
         """Carry out what was decided before a crash.
@@ -124,13 +125,9 @@ class Rollbacks:
             def decide(job: Job) -> Change | None:
                 if job.rollback is None or job.rollback.finished_at is not None:
                     return None
-                return Change(
-                    replace(job, rollback=replace(job.rollback, finished_at=now)),
-                    made_from=job.version,
-                    writers=tuple(replace(held[t], job_id=None, task_id=None) for t in tables),
-                    events=(Event("job.rolled_back", job.job_id, now, data={"tables": tables}),),
-                    logs=tuple(_lines(job.job_id, rollback, now)),
-                )
+                freed = tuple(replace(held[t], job_id=None, task_id=None) for t in tables)
+                change = Change(job, made_from=job.version, writers=freed)
+                return _finishing(change, rollback, now)
 
             job = self._ledger.write(job.job_id, decide).job
         self.freed(tables)
@@ -144,6 +141,18 @@ def _changed_by(tasks: Sequence[TaskRecord]) -> list[str]:
 def _table_busy(job_id: str, which: str) -> JobNotRolledBackError:
     return JobNotRolledBackError(
         job_id, "table_busy", f"{which} is being written", "wait until that is over, or stop it"
+    )
+
+
+def _finishing(change: Change, rollback: Rollback, now: datetime) -> Change:
+    """The change, which is the end of the rollback, too."""
+    job = replace(change.job, rollback=replace(rollback, finished_at=now))
+    facts = {"tables": [step.table for step in rollback.tables]}
+    return replace(
+        change,
+        job=job,
+        events=(*change.events, Event("job.rolled_back", job.job_id, now, data=facts)),
+        logs=(*change.logs, *_lines(job.job_id, rollback, now)),
     )
 
 

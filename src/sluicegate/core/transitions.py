@@ -259,8 +259,8 @@ def _unsettled(job: Job) -> str:
     return "it is still stopping" if job.stopping else f"it is {job.status.value}"
 
 
-def decide_rollback(job: Job, rollback: Rollback) -> Job:
-    """Decide to take back what an ended job has published.
+def check_rollback(job: Job) -> None:
+    """Refuse to take back what a job has published, unless it has ended and that was not asked for before.
 
     Raises: `JobNotRolledBackError`: it runs, stops or was rolled back before.
     """
@@ -279,6 +279,11 @@ def decide_rollback(job: Job, rollback: Rollback) -> Job:
             "that was done already" if done else "that is being done already",
             "get the job to see its tables",
         )
+
+
+def decide_rollback(job: Job, rollback: Rollback) -> Job:
+    """Decide to take back what an ended job has published. Raises: as `check_rollback`."""
+    check_rollback(job)
     return replace(job, rollback=rollback)
 
 

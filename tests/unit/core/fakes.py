@@ -501,12 +501,12 @@ class FakeTables:
         self.vacuumed: list[tuple[str, Needed, bool]] = []
 
     def settle(self, table: str, task_id: str, fence: Writer | None = None) -> Settled:
-        if fence is not None:
-            self.fences[table] = max(fence.epoch, self.fences.get(table, 0))
         self.asked.append(task_id)
         if self.unreadable:
             self.unreadable -= 1
             raise OSError("the lake's disk is full")
+        if fence is not None:
+            self.fences[table] = max(fence.epoch, self.fences.get(table, 0))
         return self.settled.get(task_id, Settled(TaskStats(), complete=False))
 
     def clean_up(self, table: str, task_id: str, attempt: int) -> None:

@@ -127,6 +127,41 @@ def test_who_looks_late_delivers_the_highest_stage_alone() -> None:
     assert stop.next_in(115.0) is None
 
 
+@pytest.mark.parametrize(
+    ("since_stop", "wait"), [(0.0, 5.0), (4.5, 0.5), (5.0, 5.0), (12.0, 3.0), (15.0, None)]
+)
+@pytest.mark.parametrize("deferred", [0.0, 7.0])
+def test_who_sleeps_until_the_next_stage_is_told_how_long(
+    since_stop: float, wait: float | None, deferred: float
+) -> None:
+    """Counted from the stop, and moved by what a shield has deferred."""
+    stop = stopping()
+    stop.shield(100.0, 60.0)
+    stop.shield(100.0 + deferred, None)
+    assert stop.next_in(100.0 + since_stop + deferred) == wait
+
+
+@pytest.mark.parametrize("mode", [FORCE, DRAIN])
+def test_a_stop_without_later_stages_is_not_waited_for(mode: StopMode) -> None:
+    """Force is at its last stage at once, a drain never comes to any."""
+    assert stopping(mode).next_in(101.0) is None
+
+
+def test_a_stop_that_comes_within_a_shield_is_delivered_when_its_time_is_out() -> None:
+    """At that very instant: who slept until then must not find that it is not due yet, and spin."""
+    stop = stopping()
+    stop.shield(90.0, 20.0)
+    assert stop.due(109.5) is None
+    assert stop.next_in(109.5) == 0.5
+    assert stop.due(110.0) is Stage.CHECKPOINT
+    assert stop.next_in(110.0) == 5.0
+    assert climbed(stop, 30) == [
+        (15, Stage.INTERRUPT),
+        (20, Stage.TERMINATE),
+        (25, Stage.KILL),
+    ]
+
+
 def test_escalation_jumps_to_the_last_stage_and_only_once() -> None:
     """From any stage, shielded or not."""
     for seen in (100.0, 105.0, 111.0):

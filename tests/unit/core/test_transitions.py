@@ -12,14 +12,19 @@ from fakes import T0
 
 from sluicegate.core.job import (
     Job,
+    JobNotResumableError,
+    JobNotRolledBackError,
     JobNotRunningError,
     JobStatus,
+    Rollback,
     StopMode,
     TaskInput,
+    TaskNotRunningError,
     TaskRecord,
     TaskStats,
     TaskStatus,
     TaskStop,
+    TaskStopRequest,
 )
 from sluicegate.core.receipt import Cause, Kept, Receipt, StopOutcome
 from sluicegate.core.transitions import (
@@ -33,6 +38,9 @@ from sluicegate.core.transitions import (
     StopRequest,
     TaskEvent,
     decide_cancel,
+    decide_resume,
+    decide_rollback,
+    decide_task_cancel,
     end_attempt,
     end_job,
     ending,
@@ -262,6 +270,157 @@ def test_a_cancel_is_decided_escalated_or_refused() -> None:
             with pytest.raises(JobNotRunningError) as caught:
                 decide_cancel(seen, request, LATER)
             assert caught.value.status is status
+
+
+@pytest.mark.parametrize("mode", StopMode)
+@pytest.mark.parametrize("status", [TaskStatus.RUNNING, TaskStatus.PENDING])
+def test_a_stop_of_one_task_is_kept_beside_those_of_others(
+    status: TaskStatus, mode: StopMode
+) -> None:
+    """Also between two attempts. The job's own status and counters do not change."""
+    before = job(task_stops={"other": TaskStopRequest(T0, "ann")})
+    after = decide_task_cancel(before, task(status), StopRequest("bob", "why", mode), LATER)
+    stop = TaskStopRequest(LATER, "bob", "why", mode)
+    assert after == replace(before, task_stops={**before.task_stops, "t": stop})
+
+
+@pytest.mark.parametrize("mode", StopMode)
+def test_a_stop_of_one_task_is_escalated_by_force_alone(mode: StopMode) -> None:
+    """Who asked first, why and when stays: it is the same stop."""
+    first = TaskStopRequest(T0, "ann", "slow")
+    before = job(task_stops={"t": first})
+    again = StopRequest("bob", "still slow", mode)
+    if mode is StopMode.FORCE:
+        after = decide_task_cancel(before, task(), again, LATER)
+        assert after == replace(before, task_stops={"t": replace(first, mode=StopMode.FORCE)})
+    else:
+        with pytest.raises(TaskNotRunningError) as caught:
+            decide_task_cancel(before, task(), again, LATER)
+        assert str(caught.value) == str(TaskNotRunningError("t", TaskStatus.RUNNING, stopping=True))
+        assert (caught.value.task_id, caught.value.status) == ("t", TaskStatus.RUNNING)
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+@pytest.mark.parametrize("mode", StopMode)
+def test_a_task_of_a_job_that_was_stopped_or_has_ended_is_not_stopped_alone(
+    mode: StopMode, stopping: bool
+) -> None:
+    """While all of it is stopping, the stop of the job is what can be escalated."""
+    seen = job(JobStatus.CANCELLED, completed_at=None if stopping else T0)
+    with pytest.raises(JobNotRunningError) as caught:
+        decide_task_cancel(seen, task(), StopRequest("bob", mode=mode), LATER)
+    refusal = JobNotRunningError("j", JobStatus.CANCELLED, stopping=stopping)
+    assert (str(caught.value), caught.value.job_id) == (str(refusal), "j")
+
+
+@pytest.mark.parametrize("status", sorted(TASK_TERMINAL))
+def test_a_task_that_has_ended_is_not_stopped(status: TaskStatus) -> None:
+    """Not even by force, and though its job goes on."""
+    with pytest.raises(TaskNotRunningError) as caught:
+        decide_task_cancel(job(), task(status), StopRequest("bob", mode=StopMode.FORCE), LATER)
+    assert str(caught.value) == str(TaskNotRunningError("t", status))
+
+
+# ------------------------------------------------------------------ after the end
+
+UNTIL_ENDED = "wait until it has ended"
+OUT_OF_REACH = "a task of it was out of reach when it was stopped, and may still run"
+UNDER_WAY = Rollback("r", T0, "ann")
+NOT_SETTLED = [
+    (job(JobStatus.PENDING), "it is pending"),
+    (job(), "it is running"),
+    (job(JobStatus.CANCELLED), "it is still stopping"),
+    (job(JobStatus.CANCELLED, completed_at=T0, running_tasks=1), OUT_OF_REACH),
+]
+
+
+def ended(status: JobStatus = JobStatus.FAILED, **fields: Any) -> Job:
+    return job(status, completed_at=T0, **fields)
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_what_an_ended_job_has_published_is_taken_back_once(status: JobStatus) -> None:
+    """Whatever it came to. The status does not change: it says what happened."""
+    before = ended(status)
+    after = decide_rollback(before, UNDER_WAY)
+    assert after == replace(before, rollback=UNDER_WAY)
+    with pytest.raises(JobNotRolledBackError):
+        decide_rollback(after, UNDER_WAY)
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "what", "mend"),
+    [
+        *((j, "job_not_ended", why, f"{UNTIL_ENDED}, or cancel it") for j, why in NOT_SETTLED),
+        (
+            ended(rollback=UNDER_WAY),
+            "rolling_back",
+            "that is being done already",
+            "get the job to see its tables",
+        ),
+        (
+            ended(rollback=replace(UNDER_WAY, finished_at=LATER)),
+            "already_rolled_back",
+            "that was done already",
+            "get the job to see its tables",
+        ),
+    ],
+)
+def test_a_rollback_that_is_refused_says_why_and_what_to_do(
+    seen: Job, code: str, what: str, mend: str
+) -> None:
+    """Programs branch on the code, people read the rest."""
+    with pytest.raises(JobNotRolledBackError) as caught:
+        decide_rollback(seen, Rollback("r2", LATER, "bob"))
+    refusal = caught.value
+    assert (refusal.code, refusal.job_id, refusal.mend) == (code, "j", mend)
+    assert refusal.what == f"cannot roll back job 'j': {what}"
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL - {JobStatus.SUCCESS}))
+@pytest.mark.parametrize("rollback", [None, replace(UNDER_WAY, finished_at=LATER)])
+def test_an_ended_job_goes_on_as_another_one_also_after_its_rollback(
+    status: JobStatus, rollback: Rollback | None
+) -> None:
+    """The old one says which job goes on; nothing else of it changes."""
+    before = ended(status, rollback=rollback)
+    assert decide_resume(before, "k") == replace(before, resumed_by="k")
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "what", "mend"),
+    [
+        *((j, "job_not_ended", why, UNTIL_ENDED) for j, why in NOT_SETTLED),
+        (
+            ended(JobStatus.SUCCESS),
+            "job_succeeded",
+            "all of it has succeeded",
+            "rerun it to run it again",
+        ),
+        (
+            ended(resumed_by="k"),
+            "already_resumed",
+            "it goes on as job k",
+            "look at job k, and resume that one if it has ended",
+        ),
+        (
+            ended(rollback=UNDER_WAY),
+            "rolling_back",
+            "it is being rolled back",
+            "try again in a moment",
+        ),
+    ],
+)
+def test_a_resume_that_is_refused_says_why_and_what_to_do(
+    seen: Job, code: str, what: str, mend: str
+) -> None:
+    """Programs branch on the code and on which job goes on, people read the rest."""
+    with pytest.raises(JobNotResumableError) as caught:
+        decide_resume(seen, "k2")
+    refusal = caught.value
+    assert (refusal.code, refusal.job_id, refusal.mend) == (code, "j", mend)
+    assert refusal.what == f"cannot resume job 'j': {what}"
+    assert (refusal.status, refusal.resumed_by) == (seen.status, seen.resumed_by)
 
 
 # ------------------------------------------------------------------ permits
