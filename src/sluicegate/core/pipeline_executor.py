@@ -456,10 +456,8 @@ class PipelineExecutor:
         self._held.touch(run)
         code_version = self._manager.catalog.code_version
         if records and job.code_version != code_version and not job.is_terminal:
-            self._say(
-                job.job_id,
-                "the code has changed since this job was created; it goes on with today's",
-            )
+            changed = "the code has changed since this job was created; it goes on with today's"
+            self._ledger.log([LogEntry(job.job_id, self._clock.now(), changed)])
         for record in records:
             if record.status is TaskStatus.RUNNING:
                 run.taken.add(record.pipeline)
@@ -687,7 +685,7 @@ class PipelineExecutor:
                 after,
                 made_from=job.version,
                 tasks=(task,),
-                events=(*_start_events(job, task, now), task_finished(task, now, kind)),
+                events=(*_start_events(job, record, now), task_finished(task, now, kind)),
                 logs=end_lines(task, came_to),
             )
 
@@ -1071,9 +1069,6 @@ class PipelineExecutor:
             log.warning("store_unavailable job_id=%s error=%s", run.job.job_id, error.what)
         except SluicegateError:
             log.exception("hand_back_failed job_id=%s", run.job.job_id)
-
-    def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
-        self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
 
 
 def _with_missing_means(change: Change, missing: tuple[str, ...]) -> Change:
