@@ -416,9 +416,6 @@ class PipelineExecutor:
     def _read_runs(self) -> None:
         for job in self._store.get_many(list(self._held)).values():
             self._look_at(job)
-            if (run := self._held.get(job.job_id)) is not None:
-                self._queue(run)
-                self._held.touch(run)
 
     def _finish_rollbacks_aside(self) -> None:
         self._aside(self._finish_rollbacks)
@@ -694,7 +691,7 @@ class PipelineExecutor:
             if not written.changed:
                 self._start_refused(run, pipeline, written.job)
             elif self._held.holds(run):
-                _, task, _, pause = judged(replace(written.job, status=JobStatus.RUNNING))
+                _, task, _, pause = judged(written.job)
                 run.records[pipeline] = task
                 self._held.saw(run, written.job)
                 self._watch_timeout(run)
@@ -752,7 +749,7 @@ class PipelineExecutor:
             return
         if not self._held.holds(run):
             return  # dropped meanwhile: it is told as running, and recovered by who holds the job next
-        _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, now)
+        _, record = start_task(written.job, task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
         self._running.add(run, record, spec)
