@@ -12,6 +12,7 @@ from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import Event, JobStatus, LogEntry, StopMode, TableRollback
 from sluicegate.core.job_manager import Catalog
 from sluicegate.core.lease import SCAN_AGAIN_SECONDS
+from sluicegate.core.pipeline_executor import WIDE_TASKS_MIN
 from sluicegate.core.plan import make_plan
 from sluicegate.core.ports import Change, TaskLogged
 from sluicegate.core.store_errors import StoreUnavailableError
@@ -187,6 +188,57 @@ def test_who_creates_a_job_holds_it_as_long_as_there_is_room(made: Made) -> None
     own = world.executor.executor_id
     assert [world.job(job_id).executor_id for job_id in job_ids] == [own, own, own, None]
     assert [world.job(job_id).lease for job_id in job_ids] == [1, 1, 1, 0]
+
+
+def test_what_is_on_its_way_to_the_store_takes_its_room_already(made: Made) -> None:
+    """Who creates many jobs at once must not keep them all for a moment's delay of the disk."""
+    world = made(spec(A), spec(B), spec(C), spec(D), capacity=2)
+    beside(world)
+    world.run(A, B, settle=False)
+    world.run(C, settle=False)
+    world.run(D, settle=False)
+    world.ledger.held = True
+    world.executor.tick(0)
+    assert world.executor.owner_of_new() is None
+    world.ledger.held = False
+    world.ledger.release()
+    world.settle()
+    assert world.running == [A, B]
+
+
+def test_a_retry_takes_no_more_room_than_its_job_had(made: Made) -> None:
+    """A job stands in line for a worker once, however often it is looked at."""
+    world = made(spec(A, retries=1), spec(B), spec(C), capacity=2)
+    beside(world)
+    world.run(A, B, C)
+    world.end(A, "failed", error="no")
+    assert world.running == [B, C], "and the second attempt waits"
+    assert world.executor.owner_of_new() == world.executor.executor_id
+    for pipeline in (B, C, A):
+        world.end(pipeline)
+
+
+def test_what_can_start_at_one_moment_starts_in_one_write(made: Made) -> None:
+    """A full run of many workers costs one fsync, not one for each."""
+    world = made(*(spec(f"bronze.p{n}") for n in range(8)), capacity=8)
+    world.run(settle=False)
+    world.store.commits.clear()
+    world.settle()
+    assert (len(world.running), world.store.commits) == (8, [8])
+
+
+def test_short_tasks_are_started_ahead_as_long_as_many_are_ready(made: Made) -> None:
+    """Where the first of so many is taken, a worker finds its next task there; the last ones run when they are told."""
+    world = made(*(spec(f"bronze.n{n}") for n in range(100)), capacity=2)
+    world.workers.ahead = 2
+    world.run()
+    ready_with = {2: set[int](), 3: set[int](), 4: set[int]()}
+    for ended in range(1, 98):
+        world.end(world.running[0])
+        live = len(world.running)
+        ready_with[live].add(100 - ended - live)
+    assert min(ready_with[4]) == WIDE_TASKS_MIN - 1
+    assert ready_with[3] == {WIDE_TASKS_MIN - 1}, "one by one it comes back to what runs"
 
 
 def test_who_is_alone_holds_what_it_creates(made: Made) -> None:

@@ -145,13 +145,24 @@ def test_a_job_runs_to_its_end_by_what_is_created_and_told(serve: Callable[..., 
     assert server.store.get(job_id).status is JobStatus.SUCCESS
 
 
-def test_what_is_due_is_done_though_nothing_comes(serve: Callable[..., Server], made: Made) -> None:
+def test_what_is_due_is_done_though_nothing_comes(
+    serve: Callable[..., Server], made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop sleeps no longer than until the next thing is due: here, a second attempt."""
     world = made(spec(A, retries=1, retry_delay_seconds=0.01))
+    waits: list[float | None] = []
+    tick = PipelineExecutor.tick
+
+    def noting(one: PipelineExecutor, wait_seconds: float | None) -> None:
+        waits.append(wait_seconds)
+        tick(one, wait_seconds)
+
+    monkeypatch.setattr(PipelineExecutor, "tick", noting)
     server = serve(world)
     job_id = server.run(A)
     server.tell_end(server.given(job_id), "failed")
     until(lambda: world.tasks(job_id) == {A: "pending"}, "the first attempt has ended")
+    until(lambda: (waits[-1] or 1.0) <= 0.01, "the loop waits no longer than the pause")
     world.clock.pass_(0.01)
     assert server.workers.live[server.given(job_id)].attempt == 2
     server.tell_end(server.given(job_id))
