@@ -719,11 +719,6 @@ class PipelineExecutor:
         writer = self._book.take(task)
         self._starting.add(task.task_id)
 
-        def failed() -> None:
-            self._starting.discard(task.task_id)
-            self._book.forget(pipeline)
-            self._table_is_free(pipeline)
-
         def decide(job: Job) -> Change | None:
             if self._is_refused(job, run, task):
                 return None
@@ -737,7 +732,12 @@ class PipelineExecutor:
             )
 
         self._agenda.write(
-            run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
+            run.job.job_id,
+            decide,
+            lambda written: self._started(run, task, free, now, written),
+            lambda: self._starting.discard(
+                task.task_id
+            ),  # its job is dropped, and with it the table
         )
 
     def _started(

@@ -188,6 +188,8 @@ def test_who_creates_a_job_holds_it_as_long_as_there_is_room(made: Made) -> None
     own = world.executor.executor_id
     assert [world.job(job_id).executor_id for job_id in job_ids] == [own, own, own, None]
     assert [world.job(job_id).lease for job_id in job_ids] == [1, 1, 1, 0]
+    world.cancel(job_ids[-1])
+    assert world.job(job_ids[-1]).is_over, "to close what never began takes no room"
 
 
 def test_what_is_on_its_way_to_the_store_takes_its_room_already(made: Made) -> None:
@@ -239,6 +241,16 @@ def test_short_tasks_are_started_ahead_as_long_as_many_are_ready(made: Made) -> 
         ready_with[live].add(100 - ended - live)
     assert min(ready_with[4]) == WIDE_TASKS_MIN - 1
     assert ready_with[3] == {WIDE_TASKS_MIN - 1}, "one by one it comes back to what runs"
+
+
+def test_a_task_with_a_limit_is_never_started_ahead(made: Made) -> None:
+    """Its time would run while it waits for a worker."""
+    world = made(*(spec(f"bronze.n{n}", timeout_seconds=60.0) for n in range(60)), capacity=1)
+    world.workers.ahead = 1
+    world.run()
+    for _ in range(40):
+        world.end(world.running[0])
+        assert len(world.running) == 1
 
 
 def test_who_is_alone_holds_what_it_creates(made: Made) -> None:

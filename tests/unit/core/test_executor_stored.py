@@ -210,6 +210,16 @@ def test_a_failure_and_its_retry_are_stored_whole(made: Made) -> None:
     )
     world.later(1)
     world.end(A, "failed", error="again", stats=STATS)
+    assert world.task(job_id, A) == replace(
+        waiting,
+        status=TaskStatus.FAILED,
+        started_at=at(31),
+        completed_at=at(32),
+        epoch=2,
+        message=None,
+        error="again",
+        progress=None,
+    )
     assert timeline(world, job_id)[2:] == [
         task_started(0.0),
         task_over("task.waiting", 1.0, "pending", rows=10),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from executor_world import STATS, Made, World, spec
 from fakes import DirectLedger
 
 import sluicegate.core.pipeline_executor as module
-from sluicegate.core.job import JobStatus, TableRollback
-from sluicegate.core.job_manager import JobManager, RunRequest
+from sluicegate.core.agenda import STORE_PAUSE_SECONDS
+from sluicegate.core.job import Job, JobStatus, TableRollback
+from sluicegate.core.job_manager import Catalog, JobManager, RunRequest
 from sluicegate.core.ports import UnitCommitted
 from sluicegate.core.store_errors import StoreUnavailableError
 
@@ -51,6 +54,28 @@ def test_a_rejection_that_can_never_be_stored_gives_its_worker_back(
         world.end(pipeline)
 
 
+def test_a_start_that_can_never_be_stored_leaves_its_table_to_who_waits_for_it(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job is let go of; nobody must wait for a writer that never was one."""
+    world = made(spec(A), capacity=3)
+    start = module.start_task
+    broken = world.run(settle=False)
+    waiting = world.run(settle=False)
+
+    def fail(job: Job, *rest: Any) -> object:
+        if job.job_id == broken:
+            raise KeyError
+        return start(job, *rest)
+
+    monkeypatch.setattr(module, "start_task", fail)
+    world.settle()
+    assert [r.getMessage() for r in world.failures.records] == [f"decision_failed job_id={broken}"]
+    world.failures.records.clear()
+    assert world.live(A).job_id == waiting
+    world.end(A)
+
+
 def test_a_start_that_is_refused_leaves_its_table_to_who_waits_for_it(made: Made) -> None:
     """The task was stopped alone while its retry was on the way to the store; its job goes on with the rest."""
     world = made(spec(A, retries=1), spec(B), capacity=3)
@@ -72,6 +97,36 @@ def test_a_start_that_is_refused_leaves_its_table_to_who_waits_for_it(made: Made
     assert world.live(A).job_id == second.job_id
     for pipeline in (A, B):
         world.end(pipeline)
+    world.is_idle()
+
+
+def test_a_table_whose_writer_cannot_be_read_is_asked_for_again(made: Made) -> None:
+    """The store is away for a moment, in which a worker becomes free: what was about to start starts afterwards."""
+    world = made(spec(A), spec(B), capacity=1)
+    first, second = world.run(B), world.run(A)
+    world.executor.tables_freed([A])  # what is known of its writer is read anew
+    world.settle()
+    world.store.unavailable = True
+    world.end(B)
+    world.store.unavailable = False
+    world.later(STORE_PAUSE_SECONDS)
+    assert (world.status(first), world.running) == (JobStatus.SUCCESS, [A])
+    world.end(A)
+    assert world.status(second) is JobStatus.SUCCESS
+    world.is_idle()
+
+
+def test_a_pipeline_that_is_gone_from_the_code_takes_its_turn_like_any_other(made: Made) -> None:
+    """How it would meet a busy table is not known any more: it waits, and fails once it can start."""
+    world = made(spec(A, on_conflict="reject"))
+    first = world.run()
+    second = world.run(settle=False)
+    world.manager.catalog = Catalog({}, "v2")
+    world.settle()
+    assert world.tasks(second) == {}
+    world.end(A)
+    assert world.tasks(second) == {A: "failed"}
+    assert (world.status(first), world.handed) == (JobStatus.SUCCESS, [A])
     world.is_idle()
 
 
