@@ -731,13 +731,10 @@ class PipelineExecutor:
                 events=_start_events(job, task, now),
             )
 
+        # When it can never be stored its job is dropped, and with it what is known of the table.
+        failed = partial(self._starting.discard, task.task_id)
         self._agenda.write(
-            run.job.job_id,
-            decide,
-            lambda written: self._started(run, task, free, now, written),
-            lambda: self._starting.discard(
-                task.task_id
-            ),  # its job is dropped, and with it the table
+            run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
         )
 
     def _started(
