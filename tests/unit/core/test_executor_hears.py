@@ -245,10 +245,10 @@ def test_short_tasks_are_started_ahead_as_long_as_many_are_ready(made: Made) -> 
 
 def test_a_task_with_a_limit_is_never_started_ahead(made: Made) -> None:
     """Its time would run while it waits for a worker."""
-    world = made(*(spec(f"bronze.n{n}", timeout_seconds=60.0) for n in range(60)), capacity=1)
+    world = made(*(spec(f"bronze.n{n}", timeout_seconds=60.0) for n in range(80)), capacity=1)
     world.workers.ahead = 1
     world.run()
-    for _ in range(40):
+    for _ in range(50):
         world.end(world.running[0])
         assert len(world.running) == 1
 

@@ -130,6 +130,21 @@ def test_a_pipeline_that_is_gone_from_the_code_takes_its_turn_like_any_other(mad
     world.is_idle()
 
 
+def test_a_pipeline_that_leaves_the_code_between_two_attempts_keeps_what_was_committed(
+    made: Made,
+) -> None:
+    """Its second attempt fails before a worker has it; the unit of the first one stays in its record."""
+    world = made(spec(A, retries=1, retry_delay_seconds=30.0))
+    job_id = world.run()
+    world.workers.tell(UnitCommitted(world.ask_permit(A), STATS))
+    world.end(A, "failed", error="no", stats=STATS)
+    world.manager.catalog = Catalog({}, "v2")
+    world.later(30)
+    task = world.task(job_id, A)
+    assert (task.status.value, task.attempt, task.stats) == ("failed", 2, STATS)
+    assert world.handed == [A]
+
+
 def test_a_job_that_nobody_told_of_is_found_by_the_next_look(made: Made) -> None:
     """It is this executor's by the store, but the word of it was lost, as while the lease was in doubt."""
     world = made(spec(A))
