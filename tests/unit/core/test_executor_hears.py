@@ -83,6 +83,16 @@ def test_what_a_task_writes_is_in_the_log_before_its_end(made: Made) -> None:
     assert ended.message.startswith("job ended success")
 
 
+def test_a_task_that_is_not_known_here_may_not_commit(made: Made) -> None:
+    """Each question has its answer, or the worker would wait for ever."""
+    world = made(spec(A))
+    world.run()
+    task_id = world.end(A)
+    world.ask_permit_of(task_id)
+    world.settle()
+    assert world.workers.permits == [(task_id, "the task is not running here")]
+
+
 # ------------------------------------------------------------------ what its manager tells
 
 

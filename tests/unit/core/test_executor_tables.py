@@ -145,6 +145,27 @@ def test_a_pipeline_that_leaves_the_code_between_two_attempts_keeps_what_was_com
     assert world.handed == [A]
 
 
+def test_a_second_attempt_that_is_stopped_before_a_worker_has_it_keeps_what_was_committed(
+    made: Made,
+) -> None:
+    """Its start and the stop are both stored before either is heard of."""
+    world = made(spec(A, retries=1))
+    job_id = world.run()
+    world.workers.tell(UnitCommitted(world.ask_permit(A), STATS))
+    world.end(A, "failed", error="no", stats=STATS, settle=False)
+    world.executor.tick(0)  # the end is stored
+    world.ledger.held = True
+    world.executor.tick(0)  # the second start is on its way
+    world.ledger.held = False
+    world.cancel(job_id)
+    task = world.task(job_id, A)
+    assert (task.status.value, task.attempt, task.stats) == ("cancelled", 2, STATS)
+    assert world.handed == [A]
+    receipt = world.job(job_id).cancellation
+    assert receipt is not None
+    assert [s.stage for s in receipt.stopped] == ["checkpoint"]
+
+
 def test_a_job_that_nobody_told_of_is_found_by_the_next_look(made: Made) -> None:
     """It is this executor's by the store, but the word of it was lost, as while the lease was in doubt."""
     world = made(spec(A))
