@@ -731,8 +731,10 @@ class PipelineExecutor:
                 events=_start_events(job, task, now),
             )
 
-        # When it can never be stored its job is dropped, and with it what is known of the table.
-        failed = partial(self._starting.discard, task.task_id)
+        def failed() -> None:
+            # Its job is dropped, and with it what is known of the table.
+            self._starting.discard(task.task_id)
+
         self._agenda.write(
             run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
         )

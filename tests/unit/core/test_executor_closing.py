@@ -122,6 +122,43 @@ def test_a_task_that_is_stopped_in_its_pause_while_the_server_ends_is_left_to_th
     assert world.status(job_id) is JobStatus.PARTIAL
 
 
+# ------------------------------------------------------------------ what may still be committed
+
+
+@pytest.mark.parametrize(
+    ("leaves", "refused"),
+    [
+        ("closing", "the task is being stopped"),
+        ("closing while it drains", None),
+        ("out of touch", "the task is being stopped"),
+        ("taken over", "the attempt is over"),
+    ],
+)
+def test_whose_executor_leaves_commits_no_more_unless_it_was_let_finish(
+    made: Made, leaves: str, refused: str | None
+) -> None:
+    """The next attempt may have begun elsewhere; a drain was told that it may finish, and has its 8 seconds."""
+    world = made(spec(A)).keep_lease()
+    job_id = world.run()
+    match leaves:
+        case "closing":
+            world.close()
+        case "closing while it drains":
+            world.cancel(job_id, StopMode.DRAIN)
+            world.close()
+        case "out of touch":
+            world.store.unavailable = True
+            for _ in range(10):
+                world.later(1)
+            world.store.unavailable = False
+        case "taken over":
+            world.steal(job_id)
+            world.executor.wake(job_id)
+            world.settle()
+    task_id = world.ask_permit(A)
+    assert world.workers.permits == [(task_id, refused)]
+
+
 # ------------------------------------------------------------------ what an operator reads
 
 
