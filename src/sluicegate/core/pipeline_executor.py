@@ -416,9 +416,6 @@ class PipelineExecutor:
     def _read_runs(self) -> None:
         for job in self._store.get_many(list(self._held)).values():
             self._look_at(job)
-            if (run := self._held.get(job.job_id)) is not None:
-                self._queue(run)
-                self._held.touch(run)
 
     def _finish_rollbacks_aside(self) -> None:
         self._aside(self._finish_rollbacks)
@@ -456,10 +453,8 @@ class PipelineExecutor:
         self._held.touch(run)
         code_version = self._manager.catalog.code_version
         if records and job.code_version != code_version and not job.is_terminal:
-            self._say(
-                job.job_id,
-                "the code has changed since this job was created; it goes on with today's",
-            )
+            changed = "the code has changed since this job was created; it goes on with today's"
+            self._ledger.log([LogEntry(job.job_id, self._clock.now(), changed)])
         for record in records:
             if record.status is TaskStatus.RUNNING:
                 run.taken.add(record.pipeline)
@@ -687,7 +682,7 @@ class PipelineExecutor:
                 after,
                 made_from=job.version,
                 tasks=(task,),
-                events=(*_start_events(job, task, now), task_finished(task, now, kind)),
+                events=(*_start_events(job, record, now), task_finished(task, now, kind)),
                 logs=end_lines(task, came_to),
             )
 
@@ -696,7 +691,7 @@ class PipelineExecutor:
             if not written.changed:
                 self._start_refused(run, pipeline, written.job)
             elif self._held.holds(run):
-                _, task, _, pause = judged(replace(written.job, status=JobStatus.RUNNING))
+                _, task, _, pause = judged(written.job)
                 run.records[pipeline] = task
                 self._held.saw(run, written.job)
                 self._watch_timeout(run)
@@ -724,11 +719,6 @@ class PipelineExecutor:
         writer = self._book.take(task)
         self._starting.add(task.task_id)
 
-        def failed() -> None:
-            self._starting.discard(task.task_id)
-            self._book.forget(pipeline)
-            self._table_is_free(pipeline)
-
         def decide(job: Job) -> Change | None:
             if self._is_refused(job, run, task):
                 return None
@@ -740,6 +730,10 @@ class PipelineExecutor:
                 writers=(writer,),
                 events=_start_events(job, task, now),
             )
+
+        def failed() -> None:
+            # Its job is dropped, and with it what is known of the table.
+            self._starting.discard(task.task_id)
 
         self._agenda.write(
             run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
@@ -754,7 +748,7 @@ class PipelineExecutor:
             return
         if not self._held.holds(run):
             return  # dropped meanwhile: it is told as running, and recovered by who holds the job next
-        _, record = start_task(replace(written.job, status=JobStatus.RUNNING), task, now)
+        _, record = start_task(written.job, task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
         self._running.add(run, record, spec)
@@ -1071,9 +1065,6 @@ class PipelineExecutor:
             log.warning("store_unavailable job_id=%s error=%s", run.job.job_id, error.what)
         except SluicegateError:
             log.exception("hand_back_failed job_id=%s", run.job.job_id)
-
-    def _say(self, job_id: str, line: str, task_id: str | None = None) -> None:
-        self._ledger.log([LogEntry(job_id, self._clock.now(), line, task_id)])
 
 
 def _with_missing_means(change: Change, missing: tuple[str, ...]) -> Change:
