@@ -347,7 +347,7 @@ class Ledger:
         """Whether another process has changed or removed the job since its header was kept; then that is let go."""
         kept = self._headers.get(job_id)
         if kept is None:
-            return False
+            return True  # let go of meanwhile, perhaps for that reason: it is not known
         try:
             if self._store.get(job_id).version == kept.version:
                 return False

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from fakes import T0, DirectLedger, MemoryStore
 
+from sluicegate.core import ledger as module
 from sluicegate.core.job import Event, Job, JobNotFoundError, JobStatus, LogEntry
 from sluicegate.core.ledger import (
-    HEADERS_KEPT_MAX,
+    LOG_BACKLOG_MAX,
     WRITE_ATTEMPTS_MAX,
     Decide,
     Ledger,
@@ -188,11 +189,78 @@ def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger
     assert store.reads == 1
 
 
-def test_headers_are_forgotten_beyond_a_bound(store: MemoryStore, ledger: DirectLedger) -> None:
-    """A server that has run a million jobs must not remember them all."""
-    for n in range(HEADERS_KEPT_MAX + 10):
-        ledger.create(Change(job(f"n{n}"), made_from=0))
-    assert len(ledger._headers) == HEADERS_KEPT_MAX
+def test_headers_are_forgotten_beyond_a_bound(
+    store: MemoryStore, ledger: DirectLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has run a million jobs must not remember them all; what was written last is asked for next."""
+    monkeypatch.setattr(module, "HEADERS_KEPT_MAX", 2)
+    for name in ("j1", "j2", "j1"):
+        ledger.write(name, adding("a"))
+    ledger.create(Change(job("n1"), made_from=0))
+    store.reads = 0
+    for name in ("j1", "n1"):
+        ledger.write(name, adding("b"))
+    assert store.reads == 0
+    ledger.write("j2", adding("b"))
+    assert store.reads == 1
+
+
+def test_many_decisions_are_answered_one_by_one_and_others_write_in_between(
+    store: MemoryStore, threaded: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop of a thousand jobs says of each what became of it, and holds nobody up for long."""
+    monkeypatch.setattr(module, "BATCH_MAX", 2)
+    store.commits.clear()
+    results = Results()
+    for n, result in enumerate(
+        threaded.write_all(
+            [
+                ("j1", adding("a")),
+                ("nope", adding("a")),
+                ("j2", adding("b")),
+                ("j2", lambda _: None),
+                ("j1", adding("c")),
+            ]
+        )
+    ):
+        results.of(str(n))(result)
+    assert results.shown == [
+        ("0", ("a", True, False)),
+        ("1", JobNotFoundError),
+        ("2", ("b", True, False)),
+        ("3", ("b", False, False)),
+        ("4", ("ac", True, False)),
+    ]
+    assert store.commits == [1, 1, 1]
+
+
+def test_a_new_job_is_stored_when_its_creator_is_answered(
+    store: MemoryStore, threaded: Ledger
+) -> None:
+    """Whoever was given its id can ask for it at once, here or elsewhere."""
+    created = Change(job("n1"), made_from=0, events=(Event("job.created", "n1", T0),))
+    assert threaded.create(created) == Accepted(store.get("n1"), tuple(store.events(job_id="n1")))
+    assert threaded.create(created) == Refused(store.get("n1"))
+
+
+def test_who_waits_for_a_decision_hears_of_it_first_where_it_is_stored(
+    store: MemoryStore, threaded: Ledger
+) -> None:
+    """What is acted on there must not wait for the turn of another thread."""
+    told: list[tuple[str, Job]] = []
+
+    def then(stored: Job) -> None:
+        told.append((threading.current_thread().name, stored))
+
+    written = threaded.write("j1", adding("a"), then)
+    assert written == Written(store.get("j1"), changed=True)
+    assert told == [("ledger", written.job)]
+
+
+def test_the_writers_thread_keeps_no_process_alive(threaded: Ledger) -> None:
+    """A program that fails before it closes the ledger ends; and a dump of its threads can be read."""
+    assert threaded is not None
+    assert {t.daemon for t in threading.enumerate() if t.name == "ledger"} == {True}
 
 
 # ------------------------------------------------------------------ refusals
@@ -285,6 +353,16 @@ def test_a_conclusion_from_a_header_that_is_outdated_is_drawn_again(
         return adding("!")(seen)
 
     assert ledger.write("j1", decide).job.error == "new!"
+
+
+def test_whoever_concludes_from_an_outdated_header_is_asked_again_each_of_them(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """Of two who ask at once, the second one must not be told what the first was told no more."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="new")
+    ledger.submit_all([("j1", lambda _: None, results.of(name)) for name in ("first", "second")])
+    assert results.shown == [("first", ("new", False, False)), ("second", ("new", False, False))]
 
 
 def test_a_writer_that_was_taken_is_told_as_a_conflict(
@@ -421,6 +499,15 @@ def test_congestion_is_told_until_the_lines_are_stored(
     ledger.held, store.unavailable = False, True
     ledger.log([LogEntry("j1", T0, "x")] * 30_000)
     assert not ledger.congested
+
+
+def test_congestion_begins_beyond_its_bound(ledger: DirectLedger) -> None:
+    """Up to it nobody pauses."""
+    ledger.held = True
+    ledger.log([LogEntry("j1", T0, "x")] * LOG_BACKLOG_MAX)
+    assert not ledger.congested
+    ledger.log([LogEntry("j1", T0, "x")])
+    assert ledger.congested
 
 
 def test_congestion_counts_all_lines_that_wait_however_they_came(ledger: DirectLedger) -> None:
