@@ -16,6 +16,7 @@ from sluicegate.core.job_manager import TooManyJobsError
 from sluicegate.core.ledger import StoreContentionError
 from sluicegate.core.match_token import MatchTokenError
 from sluicegate.core.plan import PipelineNotFoundError
+from sluicegate.core.pruning import PruneCursorError
 from sluicegate.errors import SluicegateError
 
 TWELVE = [f"bronze.p{n:02}" for n in range(12)]
@@ -65,6 +66,11 @@ LISTED = ", ".join(TWELVE)
             MatchTokenError(),
             "the match_token is not one that a dry run answered",
             "send it as it came, or leave it out",
+        ),
+        (
+            PruneCursorError(),
+            "the cursor is none that a prune answered",
+            "begin without one, or send it as it came",
         ),
         (
             PipelineNotFoundError("x", ["silver.b", "bronze.a"]),
