@@ -26,8 +26,8 @@ from sluicegate.core.job import (
 from sluicegate.core.ports import Accepted, Change, Vacuumed, Writer
 from sluicegate.core.pruning import (
     KeptFor,
-    Pruned,
     PruneCursorError,
+    Pruned,
     Pruner,
     Pruning,
     TablePruned,
