@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from decisions import Results, adding, by_another, job, setting, store_of_two
 from fakes import T0, DirectLedger, MemoryStore
 
 from sluicegate.core import ledger as module
@@ -16,49 +13,15 @@ from sluicegate.core.job import Event, Job, JobNotFoundError, JobStatus, LogEntr
 from sluicegate.core.ledger import (
     LOG_BACKLOG_MAX,
     WRITE_ATTEMPTS_MAX,
-    Decide,
-    Ledger,
     StoreContentionError,
-    Written,
 )
 from sluicegate.core.ports import Accepted, Change, Refused, Writer
 from sluicegate.core.store_errors import StoreUnavailableError
 
-WAIT_SECONDS = 10.0
-
-
-def job(job_id: str = "j1", **fields: Any) -> Job:
-    return Job(
-        **{"job_name": "j", "status": JobStatus.RUNNING, "created_at": T0, "total_tasks": 1}
-        | fields,
-        job_id=job_id,
-    )
-
-
-def setting(error: str, **parts: Any) -> Decide:
-    """A decision that can be told from others."""
-    return lambda seen: Change(replace(seen, error=error), made_from=seen.version, **parts)
-
-
-def adding(letter: str) -> Decide:
-    """A decision that depends on the ones before it."""
-    return lambda seen: Change(
-        replace(seen, error=(seen.error or "") + letter), made_from=seen.version
-    )
-
-
-def by_another(store: MemoryStore, job_id: str = "j1", **fields: Any) -> None:
-    """Another process writes the job."""
-    seen = store.get(job_id)
-    [outcome] = store.commit([Change(replace(seen, **fields), made_from=seen.version)])
-    assert isinstance(outcome, Accepted)
-
 
 @pytest.fixture
 def store() -> MemoryStore:
-    store = MemoryStore()
-    store.commit([Change(job(name), made_from=0) for name in ("j1", "j2")])
-    return store
+    return store_of_two()
 
 
 @pytest.fixture
@@ -72,63 +35,11 @@ def ledger(store: MemoryStore, told: list[Event]) -> DirectLedger:
 
 
 @pytest.fixture
-def threaded(store: MemoryStore, told: list[Event]) -> Iterator[Ledger]:
-    ledger = Ledger(store, told.extend)
-    yield ledger
-    ledger.close()
-
-
-class Results(list[Any]):
-    """What `done` was told, in order."""
-
-    def of(self, name: str) -> Callable[[Any], None]:
-        return lambda result: self.append((name, result))
-
-    @property
-    def shown(self) -> list[tuple[str, object]]:
-        return [
-            (n, (r.job.error, r.changed, r.conflict) if isinstance(r, Written) else type(r))
-            for n, r in self
-        ]
-
-
-@pytest.fixture
 def results() -> Results:
     return Results()
 
 
 # ------------------------------------------------------------------ gathering
-
-
-def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
-    store: MemoryStore, threaded: Ledger
-) -> None:
-    """One fsync for many decisions is what makes thousands of tasks a second durable."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert go_on.wait(WAIT_SECONDS)
-
-    store.before_commit = hold
-    store.commits.clear()
-    done = threading.Barrier(101, timeout=WAIT_SECONDS)
-    with ThreadPoolExecutor(101) as pool:
-
-        def write(n: int) -> Written:
-            if n:
-                assert entered.wait(WAIT_SECONDS)
-                done.wait()
-            return threaded.write("j1", adding("x"))
-
-        written = [pool.submit(write, n) for n in range(101)]
-        done.wait()
-        while threaded._queue.qsize() < 100:
-            threading.Event().wait(0.001)
-        go_on.set()
-        assert {f.result(WAIT_SECONDS).changed for f in written} == {True}
-    assert store.commits == [1, 100]
-    assert store.get("j1").error == "x" * 101
 
 
 def test_what_is_submitted_together_is_one_step_in_order(
@@ -181,6 +92,25 @@ def test_a_decision_sees_what_the_one_before_it_in_the_batch_decided(
     assert seen == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"), [(True, ["stop", "lines", "end"]), (False, ["end", "stop"])]
+)
+def test_what_somebody_waits_for_passes_the_lines_that_wait(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, lines: bool, expected: list[str]
+) -> None:
+    """A task that prints a lot must not delay its own stop; else all go in the order in which they came."""
+    order: list[str] = []
+    ledger = DirectLedger(store, lambda _: None)
+    monkeypatch.setattr(store, "append_logs", lambda _: order.append("lines"))
+    ledger.held = True
+    if lines:
+        ledger.log([LogEntry("j1", T0, "x")])
+    ledger.submit_all([("j1", adding("end "), lambda _: order.append("end"))])
+    ledger.write_soon("j1", adding("stop "), lambda _: order.append("stop"))
+    assert order == expected
+    assert (store.get("j1").error or "").split() == [one for one in expected if one != "lines"]
+
+
 def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger) -> None:
     """The holder of a job reads it again only when it was refused."""
     store.reads = 0
@@ -203,64 +133,6 @@ def test_headers_are_forgotten_beyond_a_bound(
     assert store.reads == 0
     ledger.write("j2", adding("b"))
     assert store.reads == 1
-
-
-def test_many_decisions_are_answered_one_by_one_and_others_write_in_between(
-    store: MemoryStore, threaded: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stop of a thousand jobs says of each what became of it, and holds nobody up for long."""
-    monkeypatch.setattr(module, "BATCH_MAX", 2)
-    store.commits.clear()
-    results = Results()
-    for n, result in enumerate(
-        threaded.write_all(
-            [
-                ("j1", adding("a")),
-                ("nope", adding("a")),
-                ("j2", adding("b")),
-                ("j2", lambda _: None),
-                ("j1", adding("c")),
-            ]
-        )
-    ):
-        results.of(str(n))(result)
-    assert results.shown == [
-        ("0", ("a", True, False)),
-        ("1", JobNotFoundError),
-        ("2", ("b", True, False)),
-        ("3", ("b", False, False)),
-        ("4", ("ac", True, False)),
-    ]
-    assert store.commits == [1, 1, 1]
-
-
-def test_a_new_job_is_stored_when_its_creator_is_answered(
-    store: MemoryStore, threaded: Ledger
-) -> None:
-    """Whoever was given its id can ask for it at once, here or elsewhere."""
-    created = Change(job("n1"), made_from=0, events=(Event("job.created", "n1", T0),))
-    assert threaded.create(created) == Accepted(store.get("n1"), tuple(store.events(job_id="n1")))
-    assert threaded.create(created) == Refused(store.get("n1"))
-
-
-def test_who_waits_for_a_decision_hears_of_it_first_where_it_is_stored(
-    store: MemoryStore, threaded: Ledger
-) -> None:
-    """What is acted on there must not wait for the turn of another thread."""
-    told: list[tuple[str, Job]] = []
-
-    def then(stored: Job) -> None:
-        told.append((threading.current_thread().name, stored))
-
-    written = threaded.write("j1", adding("a"), then)
-    assert written == Written(store.get("j1"), changed=True)
-    assert told == [("ledger", written.job)]
-
-
-def test_the_writers_thread_keeps_no_process_alive(threaded: Ledger) -> None:
-    """A program that fails before it closes the ledger ends; and a dump of its threads can be read."""
-    assert threaded is not None
-    assert {t.daemon for t in threading.enumerate() if t.name == "ledger"} == {True}
 
 
 # ------------------------------------------------------------------ refusals
@@ -444,26 +316,6 @@ def test_an_error_of_one_decision_is_its_own(store: MemoryStore, ledger: DirectL
     assert ledger.write("j1", adding("b")).changed
 
 
-@pytest.mark.filterwarnings("error")
-def test_the_thread_survives_those_who_listen(
-    store: MemoryStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One writer thread serves all: a mistake of a listener must not end the service."""
-
-    def fail(_: object) -> None:
-        raise RuntimeError
-
-    ledger = Ledger(store, fail)
-    ledger.submit_all([("j1", setting("a", events=(Event("x", "j1", T0),)), fail)])
-    ledger.submit_all([("j1", adding("b"), lambda _: None)])
-    ledger.close()
-    assert store.get("j1").error == "ab"
-    assert {r.getMessage() for r in caplog.records} == {
-        "ledger_answer_failed",
-        "ledger_watcher_failed",
-    }
-
-
 # ------------------------------------------------------------------ events, logs, the end
 
 
@@ -520,12 +372,3 @@ def test_congestion_counts_all_lines_that_wait_however_they_came(ledger: DirectL
     assert ledger.congested, "nine of ten parts wait"
     ledger.release()
     assert not ledger.congested
-
-
-def test_closing_stores_what_is_queued(store: MemoryStore, told: list[Event]) -> None:
-    """What was decided before the end of the process is not lost by it."""
-    ledger = Ledger(store, told.extend)
-    for _ in range(2000):
-        ledger.submit_all([("j1", adding("x"), lambda _: None)])
-    ledger.close()
-    assert store.get("j1").error == "x" * 2000

@@ -164,6 +164,15 @@ def test_what_a_stop_would_cost_is_told_from_what_was_heard(world: World) -> Non
     assert world.tasks.outlook("j2") == {other.task_id: Outlook(stop, 4 + stop)}
 
 
+def test_work_counts_from_the_start_while_nothing_says_when_it_began(world: World) -> None:
+    """More may be told as lost than is, never less."""
+    task = world.start()
+    world.clock.pass_(4)
+    world.tasks.hear(CheckpointsPassed(task.task_id, 2.0, 4.0))
+    stop = 2 + DELIVERY_SECONDS
+    assert world.tasks.outlook("j1") == {task.task_id: Outlook(stop, 4 + stop)}
+
+
 def test_what_became_of_work_elsewhere_is_kept_until_it_is_forgotten(world: World) -> None:
     """What is not called before the end stays unconfirmed."""
     task = world.start()
