@@ -287,19 +287,34 @@ def test_nobody_looks_twice_at_once(world: World) -> None:
     assert [job.job_id for job in world.claimed] == ["j1"]
 
 
-def test_offers_that_could_not_be_read_are_looked_for_when_the_store_is_back(
+def test_a_store_that_is_away_is_said_and_left_alone_for_a_while(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They were told of once; until the store is back it is left alone for a while."""
-    world.job()
+    """Each round would ask it again."""
     world.store.unavailable = True
     world.sharing.offered()
     world.look()
+    world.clock.pass_(STORE_PAUSE_SECONDS - 0.1)
     world.look()
     assert len(world.store.asked) == 1
     assert [record.getMessage() for record in caplog.records] == [
         "store_unavailable error=the store 'memory' cannot be used: it is away"
     ]
+    world.clock.pass_(0.1)
+    world.rest()
+    world.store.unavailable = False
+    world.job()
+    world.sharing.offered()
+    world.look()
+    assert [job.job_id for job in world.claimed] == ["j1"]
+
+
+def test_offers_that_could_not_be_read_are_looked_for_when_the_store_is_back(world: World) -> None:
+    """They were told of once."""
+    world.job()
+    world.store.unavailable = True
+    world.sharing.offered()
+    world.look()
     world.store.unavailable = False
     world.clock.pass_(STORE_PAUSE_SECONDS)
     world.rest()
