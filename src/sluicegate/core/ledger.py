@@ -235,7 +235,7 @@ class Ledger:
         """Take all that has come; what is urgent is returned, the rest waits in order."""
         urgent: _Entries = []
         is_closing = False
-        while not (self._queue.empty() and (self._waiting or urgent or is_closing)):
+        while not (self._queue.empty() and (self._waiting or is_closing)):
             taken = self._queue.get()
             if taken is None:
                 is_closing = True

@@ -339,6 +339,19 @@ def test_log_lines_are_batched_in_order(store: MemoryStore, ledger: DirectLedger
     assert [entry.message for entry in store.logs("j1")][:3] == ["0", "0b", "1"]
 
 
+def test_so_many_lines_are_stored_at_once_however_they_came(
+    store: MemoryStore, ledger: DirectLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write of lines holds every decision up; between two of them those that came have their turn."""
+    monkeypatch.setattr(module, "LINES_MAX", 3)
+    ledger.held = True
+    for some in ("ab", "cd", "efghijk"):
+        ledger.log([LogEntry("j1", T0, message) for message in some])
+    ledger.release()
+    assert store.log_appends == [3, 3, 3, 2]
+    assert "".join(entry.message for entry in store.logs("j1")) == "abcdefghijk"
+
+
 def test_congestion_is_told_until_the_lines_are_stored(
     store: MemoryStore, ledger: DirectLedger
 ) -> None:

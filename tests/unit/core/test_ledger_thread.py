@@ -11,7 +11,7 @@ from decisions import Results, adding, job, setting, store_of_two
 from fakes import T0, MemoryStore
 
 from sluicegate.core import ledger as module
-from sluicegate.core.job import Event, Job, JobNotFoundError
+from sluicegate.core.job import Event, Job, JobNotFoundError, LogEntry
 from sluicegate.core.ledger import Ledger, Written
 from sluicegate.core.ports import Accepted, Change, Refused
 
@@ -59,6 +59,33 @@ def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
         assert {f.result(WAIT_SECONDS).changed for f in written} == {True}
     assert store.commits == [1, 100]
     assert store.get("j1").error == "x" * 101
+
+
+def test_all_that_somebody_waits_for_passes_the_lines_in_one_step(
+    store: MemoryStore, threaded: Ledger
+) -> None:
+    """Several are stopped at once while a task prints a lot: none of them waits, and none is lost."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go_on.wait(WAIT_SECONDS)
+
+    store.before_commit = hold
+    store.commits.clear()
+    first = threaded.write_soon("j1", adding("a"))
+    assert entered.wait(WAIT_SECONDS)
+    threaded.log([LogEntry("j1", T0, "x")] * 10)
+    asked = (("j1", "s"), ("j2", "s"), ("j1", "!"))
+    stops = [threaded.write_soon(name, adding(letter)) for name, letter in asked]
+    go_on.set()
+    assert [one.result(WAIT_SECONDS).job.error for one in (first, *stops)] == [
+        "a",
+        "as",
+        "s",
+        "as!",
+    ]
+    assert store.commits == [1, 3]
 
 
 def test_many_decisions_are_answered_one_by_one_and_others_write_in_between(
