@@ -309,6 +309,38 @@ def test_an_error_of_the_store_reaches_everyone_who_asked(
     assert ledger.write("j1", adding("c")).job.error == "ac"
 
 
+def test_an_error_of_a_commit_is_of_those_alone_who_wanted_to_change_something(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """What another decision came to does not hang on it: a refusal stays the refusal that it was."""
+    store.before_commit = lambda: setattr(store, "unavailable", True)
+
+    def refuse(_: Job) -> Change | None:
+        raise KeyError
+
+    ledger.submit_all(
+        [
+            ("j1", adding("a"), results.of("change")),
+            ("j1", lambda _: None, results.of("what follows from it")),
+            ("j2", lambda _: None, results.of("nothing")),
+            ("j2", refuse, results.of("refusal")),
+        ]
+    )
+    assert results.shown == [
+        ("change", StoreUnavailableError),
+        ("what follows from it", StoreUnavailableError),
+        ("nothing", (None, False, False)),
+        ("refusal", KeyError),
+    ]
+
+
+def test_what_changes_nothing_costs_no_commit(store: MemoryStore, ledger: DirectLedger) -> None:
+    """A commit is an fsync, and most looks at a job decide nothing."""
+    store.commits.clear()
+    assert not ledger.write("j1", lambda _: None).changed
+    assert store.commits == []
+
+
 def test_an_error_of_one_decision_is_its_own(store: MemoryStore, ledger: DirectLedger) -> None:
     """A stop of a job that is not there must not spoil another's start."""
     with pytest.raises(JobNotFoundError):
