@@ -12,6 +12,7 @@ from sluicegate.core import ledger as module
 from sluicegate.core.job import Event, Job, JobNotFoundError, JobStatus, LogEntry
 from sluicegate.core.ledger import (
     LOG_BACKLOG_MAX,
+    READ_AHEAD_MIN,
     WRITE_ATTEMPTS_MAX,
     StoreContentionError,
 )
@@ -117,6 +118,29 @@ def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger
     for _ in range(10):
         ledger.write("j1", adding("x"))
     assert store.reads == 1
+
+
+def test_the_headers_of_many_jobs_are_read_in_one_step(
+    store: MemoryStore, ledger: DirectLedger, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stops a thousand jobs of others asks once; what could not be read so is asked for alone."""
+    names = [f"n{n}" for n in range(READ_AHEAD_MIN)]
+    store.commit([Change(job(name), made_from=0) for name in names])
+    asked = [(name, adding("a"), results.of(name)) for name in names]
+    expected = [(name, ("a", True, False)) for name in names]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "get_many", lambda _: store.get("nope"))
+        store.reads = 0
+        DirectLedger(store, lambda _: None).submit_all(asked)
+    assert store.reads == 1 + len(names)
+    assert results.shown == expected
+    store.reads = 0
+    ledger.submit_all([*asked[1:], ("nope", adding("a"), results.of("nope"))])
+    assert store.reads == 2, "all in one step, and alone what was not there"
+    assert results.shown[len(names) :] == [
+        *((name, ("aa", True, False)) for name in names[1:]),
+        ("nope", JobNotFoundError),
+    ]
 
 
 def test_headers_are_forgotten_beyond_a_bound(
