@@ -298,6 +298,7 @@ def test_an_executor_that_was_found_dead_is_looked_after_until_nothing_of_it_is_
     world.pass_(1)
     assert world.found[4:] == [([], [], ["j1"])]
     assert set(world.beats) == {"e"}
+    assert world.keeper.members.ended == set(), "it would be forgotten again after each look"
     world.pass_(5)
     assert len(world.found) == 5
 
