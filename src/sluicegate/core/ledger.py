@@ -235,7 +235,7 @@ class Ledger:
         """Take all that has come; what is urgent is returned, the rest waits in order."""
         urgent: _Entries = []
         is_closing = False
-        while not (self._queue.empty() and (self._waiting or urgent or is_closing)):
+        while not (self._queue.empty() and (self._waiting or is_closing)):
             taken = self._queue.get()
             if taken is None:
                 is_closing = True
@@ -347,7 +347,7 @@ class Ledger:
         """Whether another process has changed or removed the job since its header was kept; then that is let go."""
         kept = self._headers.get(job_id)
         if kept is None:
-            return False
+            return True  # let go of meanwhile, perhaps for that reason: it is not known
         try:
             if self._store.get(job_id).version == kept.version:
                 return False

@@ -237,7 +237,7 @@ class Pruner:
     def _pinned(self, table: str) -> tuple[int, ...]:
         """The versions of a table that tasks read which are running: each of them holds the table that it writes."""
         jobs = [writer.job_id for writer in self._store.held_writers() if writer.job_id]
-        running = self._store.tasks(jobs, statuses=(TaskStatus.RUNNING,)) if jobs else ()
+        running = self._store.tasks(jobs, statuses=(TaskStatus.RUNNING,))
         return tuple(
             read.version
             for task in running

@@ -84,9 +84,12 @@ class Sharing:
                 jobs = self._store.unclaimed(room)
             except StoreUnavailableError as error:
                 log.warning("store_unavailable error=%s", error.what)
-                self._agenda.post(lambda: self._agenda.pause(lambda: claim([])))
+                self._agenda.post(lambda: self._agenda.pause(look_again))
             else:
                 self._agenda.post(lambda: claim(jobs))
+
+        def look_again() -> None:
+            self._is_fetching = False
 
         def claim(jobs: Sequence[Job]) -> None:
             self._is_fetching = False

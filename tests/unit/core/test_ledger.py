@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from decisions import Results, adding, by_another, job, setting, store_of_two
 from fakes import T0, DirectLedger, MemoryStore
 
+from sluicegate.core import ledger as module
 from sluicegate.core.job import Event, Job, JobNotFoundError, JobStatus, LogEntry
 from sluicegate.core.ledger import (
-    HEADERS_KEPT_MAX,
+    LOG_BACKLOG_MAX,
+    READ_AHEAD_MIN,
     WRITE_ATTEMPTS_MAX,
-    Decide,
-    Ledger,
     StoreContentionError,
-    Written,
 )
 from sluicegate.core.ports import Accepted, Change, Refused, Writer
 from sluicegate.core.store_errors import StoreUnavailableError
 
-WAIT_SECONDS = 10.0
-
-
-def job(job_id: str = "j1", **fields: Any) -> Job:
-    return Job(
-        **{"job_name": "j", "status": JobStatus.RUNNING, "created_at": T0, "total_tasks": 1}
-        | fields,
-        job_id=job_id,
-    )
-
-
-def setting(error: str, **parts: Any) -> Decide:
-    """A decision that can be told from others."""
-    return lambda seen: Change(replace(seen, error=error), made_from=seen.version, **parts)
-
-
-def adding(letter: str) -> Decide:
-    """A decision that depends on the ones before it."""
-    return lambda seen: Change(
-        replace(seen, error=(seen.error or "") + letter), made_from=seen.version
-    )
-
-
-def by_another(store: MemoryStore, job_id: str = "j1", **fields: Any) -> None:
-    """Another process writes the job."""
-    seen = store.get(job_id)
-    [outcome] = store.commit([Change(replace(seen, **fields), made_from=seen.version)])
-    assert isinstance(outcome, Accepted)
-
 
 @pytest.fixture
 def store() -> MemoryStore:
-    store = MemoryStore()
-    store.commit([Change(job(name), made_from=0) for name in ("j1", "j2")])
-    return store
+    return store_of_two()
 
 
 @pytest.fixture
@@ -71,63 +36,11 @@ def ledger(store: MemoryStore, told: list[Event]) -> DirectLedger:
 
 
 @pytest.fixture
-def threaded(store: MemoryStore, told: list[Event]) -> Iterator[Ledger]:
-    ledger = Ledger(store, told.extend)
-    yield ledger
-    ledger.close()
-
-
-class Results(list[Any]):
-    """What `done` was told, in order."""
-
-    def of(self, name: str) -> Callable[[Any], None]:
-        return lambda result: self.append((name, result))
-
-    @property
-    def shown(self) -> list[tuple[str, object]]:
-        return [
-            (n, (r.job.error, r.changed, r.conflict) if isinstance(r, Written) else type(r))
-            for n, r in self
-        ]
-
-
-@pytest.fixture
 def results() -> Results:
     return Results()
 
 
 # ------------------------------------------------------------------ gathering
-
-
-def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
-    store: MemoryStore, threaded: Ledger
-) -> None:
-    """One fsync for many decisions is what makes thousands of tasks a second durable."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert go_on.wait(WAIT_SECONDS)
-
-    store.before_commit = hold
-    store.commits.clear()
-    done = threading.Barrier(101, timeout=WAIT_SECONDS)
-    with ThreadPoolExecutor(101) as pool:
-
-        def write(n: int) -> Written:
-            if n:
-                assert entered.wait(WAIT_SECONDS)
-                done.wait()
-            return threaded.write("j1", adding("x"))
-
-        written = [pool.submit(write, n) for n in range(101)]
-        done.wait()
-        while threaded._queue.qsize() < 100:
-            threading.Event().wait(0.001)
-        go_on.set()
-        assert {f.result(WAIT_SECONDS).changed for f in written} == {True}
-    assert store.commits == [1, 100]
-    assert store.get("j1").error == "x" * 101
 
 
 def test_what_is_submitted_together_is_one_step_in_order(
@@ -180,6 +93,25 @@ def test_a_decision_sees_what_the_one_before_it_in_the_batch_decided(
     assert seen == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"), [(True, ["stop", "lines", "end"]), (False, ["end", "stop"])]
+)
+def test_what_somebody_waits_for_passes_the_lines_that_wait(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, lines: bool, expected: list[str]
+) -> None:
+    """A task that prints a lot must not delay its own stop; else all go in the order in which they came."""
+    order: list[str] = []
+    ledger = DirectLedger(store, lambda _: None)
+    monkeypatch.setattr(store, "append_logs", lambda _: order.append("lines"))
+    ledger.held = True
+    if lines:
+        ledger.log([LogEntry("j1", T0, "x")])
+    ledger.submit_all([("j1", adding("end "), lambda _: order.append("end"))])
+    ledger.write_soon("j1", adding("stop "), lambda _: order.append("stop"))
+    assert order == expected
+    assert (store.get("j1").error or "").split() == [one for one in expected if one != "lines"]
+
+
 def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger) -> None:
     """The holder of a job reads it again only when it was refused."""
     store.reads = 0
@@ -188,11 +120,43 @@ def test_a_header_is_read_once_and_kept(store: MemoryStore, ledger: DirectLedger
     assert store.reads == 1
 
 
-def test_headers_are_forgotten_beyond_a_bound(store: MemoryStore, ledger: DirectLedger) -> None:
-    """A server that has run a million jobs must not remember them all."""
-    for n in range(HEADERS_KEPT_MAX + 10):
-        ledger.create(Change(job(f"n{n}"), made_from=0))
-    assert len(ledger._headers) == HEADERS_KEPT_MAX
+def test_the_headers_of_many_jobs_are_read_in_one_step(
+    store: MemoryStore, ledger: DirectLedger, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that stops a thousand jobs of others asks once; what could not be read so is asked for alone."""
+    names = [f"n{n}" for n in range(READ_AHEAD_MIN)]
+    store.commit([Change(job(name), made_from=0) for name in names])
+    asked = [(name, adding("a"), results.of(name)) for name in names]
+    expected = [(name, ("a", True, False)) for name in names]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "get_many", lambda _: store.get("nope"))
+        store.reads = 0
+        DirectLedger(store, lambda _: None).submit_all(asked)
+    assert store.reads == 1 + len(names)
+    assert results.shown == expected
+    store.reads = 0
+    ledger.submit_all([*asked[1:], ("nope", adding("a"), results.of("nope"))])
+    assert store.reads == 2, "all in one step, and alone what was not there"
+    assert results.shown[len(names) :] == [
+        *((name, ("aa", True, False)) for name in names[1:]),
+        ("nope", JobNotFoundError),
+    ]
+
+
+def test_headers_are_forgotten_beyond_a_bound(
+    store: MemoryStore, ledger: DirectLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has run a million jobs must not remember them all; what was written last is asked for next."""
+    monkeypatch.setattr(module, "HEADERS_KEPT_MAX", 2)
+    for name in ("j1", "j2", "j1"):
+        ledger.write(name, adding("a"))
+    ledger.create(Change(job("n1"), made_from=0))
+    store.reads = 0
+    for name in ("j1", "n1"):
+        ledger.write(name, adding("b"))
+    assert store.reads == 0
+    ledger.write("j2", adding("b"))
+    assert store.reads == 1
 
 
 # ------------------------------------------------------------------ refusals
@@ -287,6 +251,16 @@ def test_a_conclusion_from_a_header_that_is_outdated_is_drawn_again(
     assert ledger.write("j1", decide).job.error == "new!"
 
 
+def test_whoever_concludes_from_an_outdated_header_is_asked_again_each_of_them(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """Of two who ask at once, the second one must not be told what the first was told no more."""
+    ledger.write("j1", adding("a"))
+    by_another(store, error="new")
+    ledger.submit_all([("j1", lambda _: None, results.of(name)) for name in ("first", "second")])
+    assert results.shown == [("first", ("new", False, False)), ("second", ("new", False, False))]
+
+
 def test_a_writer_that_was_taken_is_told_as_a_conflict(
     store: MemoryStore, ledger: DirectLedger, results: Results
 ) -> None:
@@ -320,8 +294,11 @@ def test_endless_contention_ends_with_an_error(store: MemoryStore, ledger: Direc
         by_another(store, error="other")
         store.before_commit = lambda: inner(store)
 
-    with pytest.raises(StoreContentionError, match=f"{WRITE_ATTEMPTS_MAX} times"):
+    store.commits.clear()
+    with pytest.raises(StoreContentionError) as refused:
         ledger.write("j1", adding("x"))
+    assert refused.value.what == StoreContentionError("j1", WRITE_ATTEMPTS_MAX).what
+    assert store.commits == [1] * 2 * WRITE_ATTEMPTS_MAX, "each of ours came after one of another"
 
 
 def test_who_submits_a_decision_is_told_what_it_came_to(
@@ -359,31 +336,43 @@ def test_an_error_of_the_store_reaches_everyone_who_asked(
     assert ledger.write("j1", adding("c")).job.error == "ac"
 
 
+def test_an_error_of_a_commit_is_of_those_alone_who_wanted_to_change_something(
+    store: MemoryStore, ledger: DirectLedger, results: Results
+) -> None:
+    """What another decision came to does not hang on it: a refusal stays the refusal that it was."""
+    store.before_commit = lambda: setattr(store, "unavailable", True)
+
+    def refuse(_: Job) -> Change | None:
+        raise KeyError
+
+    ledger.submit_all(
+        [
+            ("j1", adding("a"), results.of("change")),
+            ("j1", lambda _: None, results.of("what follows from it")),
+            ("j2", lambda _: None, results.of("nothing")),
+            ("j2", refuse, results.of("refusal")),
+        ]
+    )
+    assert results.shown == [
+        ("change", StoreUnavailableError),
+        ("what follows from it", StoreUnavailableError),
+        ("nothing", (None, False, False)),
+        ("refusal", KeyError),
+    ]
+
+
+def test_what_changes_nothing_costs_no_commit(store: MemoryStore, ledger: DirectLedger) -> None:
+    """A commit is an fsync, and most looks at a job decide nothing."""
+    store.commits.clear()
+    assert not ledger.write("j1", lambda _: None).changed
+    assert store.commits == []
+
+
 def test_an_error_of_one_decision_is_its_own(store: MemoryStore, ledger: DirectLedger) -> None:
     """A stop of a job that is not there must not spoil another's start."""
     with pytest.raises(JobNotFoundError):
         ledger.write("nope", adding("a"))
     assert ledger.write("j1", adding("b")).changed
-
-
-@pytest.mark.filterwarnings("error")
-def test_the_thread_survives_those_who_listen(
-    store: MemoryStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One writer thread serves all: a mistake of a listener must not end the service."""
-
-    def fail(_: object) -> None:
-        raise RuntimeError
-
-    ledger = Ledger(store, fail)
-    ledger.submit_all([("j1", setting("a", events=(Event("x", "j1", T0),)), fail)])
-    ledger.submit_all([("j1", adding("b"), lambda _: None)])
-    ledger.close()
-    assert store.get("j1").error == "ab"
-    assert {r.getMessage() for r in caplog.records} == {
-        "ledger_answer_failed",
-        "ledger_watcher_failed",
-    }
 
 
 # ------------------------------------------------------------------ events, logs, the end
@@ -409,6 +398,19 @@ def test_log_lines_are_batched_in_order(store: MemoryStore, ledger: DirectLedger
     assert [entry.message for entry in store.logs("j1")][:3] == ["0", "0b", "1"]
 
 
+def test_so_many_lines_are_stored_at_once_however_they_came(
+    store: MemoryStore, ledger: DirectLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write of lines holds every decision up; between two of them those that came have their turn."""
+    monkeypatch.setattr(module, "LINES_MAX", 3)
+    ledger.held = True
+    for some in ("ab", "cd", "efghijk"):
+        ledger.log([LogEntry("j1", T0, message) for message in some])
+    ledger.release()
+    assert store.log_appends == [3, 3, 3, 2]
+    assert "".join(entry.message for entry in store.logs("j1")) == "abcdefghijk"
+
+
 def test_congestion_is_told_until_the_lines_are_stored(
     store: MemoryStore, ledger: DirectLedger
 ) -> None:
@@ -423,6 +425,15 @@ def test_congestion_is_told_until_the_lines_are_stored(
     assert not ledger.congested
 
 
+def test_congestion_begins_beyond_its_bound(ledger: DirectLedger) -> None:
+    """Up to it nobody pauses."""
+    ledger.held = True
+    ledger.log([LogEntry("j1", T0, "x")] * LOG_BACKLOG_MAX)
+    assert not ledger.congested
+    ledger.log([LogEntry("j1", T0, "x")])
+    assert ledger.congested
+
+
 def test_congestion_counts_all_lines_that_wait_however_they_came(ledger: DirectLedger) -> None:
     """Many small messages fill the memory as one large one does, and each write empties only its part of it."""
     ledger.held = True
@@ -433,12 +444,3 @@ def test_congestion_counts_all_lines_that_wait_however_they_came(ledger: DirectL
     assert ledger.congested, "nine of ten parts wait"
     ledger.release()
     assert not ledger.congested
-
-
-def test_closing_stores_what_is_queued(store: MemoryStore, told: list[Event]) -> None:
-    """What was decided before the end of the process is not lost by it."""
-    ledger = Ledger(store, told.extend)
-    for _ in range(2000):
-        ledger.submit_all([("j1", adding("x"), lambda _: None)])
-    ledger.close()
-    assert store.get("j1").error == "x" * 2000

@@ -91,8 +91,9 @@ def test_predecessors_have_ended_whatever_their_rows_say() -> None:
     assert own.ended == {"before"}
     assert own.others == frozenset()
     own.forget("before")
+    assert (own.others, own.ended) == (frozenset(), set())
     own.look(beats(), 1.0)
-    assert own.ended == set()
+    assert (own.others, own.ended) == (frozenset(), set())
 
 
 @pytest.mark.parametrize(("lease", "look"), [(15.0, 1.0), (3.0, 0.6), (600.0, 1.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,8 +23,15 @@ from sluicegate.core.job import (
     TaskRecord,
     TaskStatus,
 )
-from sluicegate.core.ports import Accepted, Change, Writer
-from sluicegate.core.pruning import KeptFor, PruneCursorError, Pruner, Pruning
+from sluicegate.core.ports import Accepted, Change, Vacuumed, Writer
+from sluicegate.core.pruning import (
+    KeptFor,
+    PruneCursorError,
+    Pruned,
+    Pruner,
+    Pruning,
+    TablePruned,
+)
 from sluicegate.core.store_errors import StoreUnavailableError
 
 DAY = timedelta(days=1)
@@ -157,6 +165,16 @@ def test_a_job_and_its_resume_go_together_or_stay(world: World) -> None:
     assert world.left == ["j0200", "j0006"]
 
 
+def test_a_link_to_a_job_that_is_not_there_holds_nothing_back(world: World) -> None:
+    """As after a backup that was taken between the two; a dry run says the same."""
+    world.job(1, JobStatus.FAILED, resumed_from="j0000", resumed_by="j0002")
+    world.job(200)
+    world.tables.made_by = {"silver.a": ["j0200", "j0001"]}
+    assert world.prune(dry_run=True) == (1, Counter())
+    assert [needed.until for _, needed, _ in world.tables.vacuumed] == ["j0001"]
+    assert world.prune() == (1, Counter())
+
+
 def test_a_line_of_jobs_that_crosses_pages_is_judged_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,8 +214,9 @@ def test_it_goes_in_steps_and_goes_on_where_it_was_cut_off(
     """A million jobs take longer than a request may; whoever loses the cursor just begins again."""
     monkeypatch.setattr(pruning, "PAGE", 10)
     monkeypatch.setattr(pruning, "LINES_AT_ONCE", 3)
-    for number in range(35):
+    for number in range(34):
         world.job(number)
+    world.job(34, JobStatus.FAILED)
     monotonic = world.clock.monotonic
 
     def slow() -> float:
@@ -206,11 +225,47 @@ def test_it_goes_in_steps_and_goes_on_where_it_was_cut_off(
 
     monkeypatch.setattr(world.clock, "monotonic", slow)
     step = world.pruner.step(Pruning(BEFORE))
-    assert (step.jobs, len(world.left), step.cursor) == (10, 25, "jobs:j0025")
-    assert world.pruner.step(Pruning(BEFORE), step.cursor).jobs == 10
-    assert world.prune() == (15, Counter())
+    assert step == Pruned(9, {KeptFor.RESUMABLE: 1}, cursor="jobs:j0025")
+    assert len(world.left) == 26
+    assert world.pruner.step(Pruning(BEFORE), step.cursor) == Pruned(10, cursor="jobs:j0015")
+    assert world.prune() == (15, Counter({KeptFor.RESUMABLE: 1}))
     assert len(world.paused) >= 12
-    assert all(seconds > 0 for seconds in world.paused), "others get no turn"
+    assert set(world.paused) == {0.5}, "others get no turn as long as each write took"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_a_step_goes_on_until_its_time_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A small store and its lake are pruned in two, whoever asks has not to come again."""
+    monkeypatch.setattr(pruning, "STEP_SECONDS", seconds)
+    monkeypatch.setattr(pruning, "PAGE", 2)
+    for number in range(5):
+        world.job(number)
+    world.job(200)
+    world.tables.made_by = {"gold.a": ["j0200"], "gold.b": ["j0200"]}
+    assert world.pruner.step(Pruning(BEFORE)) == Pruned(5, cursor="tables:")
+    done = tuple(TablePruned(table, Vacuumed(1, 10)) for table in ("gold.a", "gold.b"))
+    assert world.pruner.step(Pruning(BEFORE), "tables:") == Pruned(tables=done)
+
+
+def test_each_job_is_removed_once_with_so_many_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal locks the store: never for more lines of jobs than that at once."""
+    monkeypatch.setattr(pruning, "LINES_AT_ONCE", 3)
+    for number in range(7):
+        world.job(number)
+    asked: list[list[str]] = []
+    remove = world.store.remove
+
+    def noted(groups: Sequence[Sequence[Job]]) -> Sequence[bool]:
+        asked.append([job.job_id for line in groups for job in line])
+        return remove(groups)
+
+    monkeypatch.setattr(world.store, "remove", noted)
+    assert world.prune() == (7, Counter())
+    assert asked == [["j0006", "j0005", "j0004"], ["j0003", "j0002", "j0001"], ["j0000"]]
 
 
 def test_many_lines_go_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +310,37 @@ def test_tables_keep_the_versions_of_jobs_that_are_kept(world: World, dry_run: b
     assert {needed.before for needed in asked.values()} == {BEFORE}
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_tables_keep_the_versions_of_jobs_whose_resume_is_kept(world: World, dry_run: bool) -> None:
+    """They stay with it, so they can be rolled back; what was said of them in a dry run holds."""
+    world.job(1)
+    world.job(2, JobStatus.FAILED, resumed_by="j0003")
+    world.job(3, JobStatus.FAILED, resumed_from="j0002", resumed_by="j0200")
+    world.job(200, resumed_from="j0003")
+    world.tables.made_by = {"silver.a": ["j0200", "j0003", "j0002", "j0001"]}
+    world.prune(dry_run=dry_run)
+    assert [needed.until for _, needed, _ in world.tables.vacuumed] == ["j0001"]
+
+
+@pytest.mark.parametrize("forgotten", range(6))
+def test_the_first_forgotten_job_is_found_wherever_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, forgotten: int
+) -> None:
+    """Among thousands that have changed a table, or first, when a rollback has just put the table back to it."""
+    monkeypatch.setattr(pruning, "PAGE", 2)
+    for number in range(200, 206):
+        world.job(number)
+    jobs = [f"j{number:04}" for number in range(205, 199, -1)]
+    world.tables.made_by = {"silver.a": list(jobs)}
+    jobs[forgotten] = "gone"
+    monkeypatch.setattr(world.tables, "undoable", lambda _: jobs)
+    world.store.reads = 0
+    world.pruner.step(Pruning(BEFORE), "tables:")
+    [(_, needed, _)] = world.tables.vacuumed
+    assert needed.until == "gone"
+    assert world.store.reads == 1 + forgotten // 2 + 1, "each page is read once, after the author"
+
+
 def test_a_table_is_held_to_what_running_tasks_read_and_who_writes_it(world: World) -> None:
     """A task that reads for days must find its files to the end."""
     world.job(200)
@@ -266,8 +352,11 @@ def test_a_table_is_held_to_what_running_tasks_read_and_who_writes_it(world: Wor
         TaskStatus.RUNNING,
         inputs=(TaskInput("silver.a", 7), TaskInput("silver.b", 1)),
     )
+    ended = TaskRecord(
+        "t0", running.job_id, "gold.d", TaskStatus.SUCCESS, inputs=(TaskInput("silver.a", 6),)
+    )
     held = Writer("gold.c", 3, running.job_id, "t1")
-    world.store.commit([Change(running, running.version, tasks=(task,), writers=(held,))])
+    world.store.commit([Change(running, running.version, tasks=(task, ended), writers=(held,))])
     world.tables.made_by = {"silver.a": ["j0200"], "gold.c": ["j0200"]}
     world.prune()
     needed = {table: needed for table, needed, _ in world.tables.vacuumed}
@@ -289,7 +378,7 @@ def test_a_table_that_no_kept_job_made_is_left_alone(world: World, made_by: list
     """With the wrong STORE, all that the lake keeps for jobs would look unneeded."""
     world.tables.made_by = {"silver.a": made_by}
     step = world.pruner.step(Pruning(BEFORE), "tables:")
-    assert [(one.table, one.is_strange) for one in step.tables] == [("silver.a", True)]
+    assert step == Pruned(tables=(TablePruned("silver.a", Vacuumed(0, 0), is_strange=True),))
     assert world.tables.vacuumed == []
 
 
@@ -298,8 +387,19 @@ def test_tables_too_are_done_in_steps(world: World, monkeypatch: pytest.MonkeyPa
     world.job(200)
     world.tables.made_by = {f"gold.{name}": ["j0200"] for name in "cab"}
     monkeypatch.setattr(pruning, "STEP_SECONDS", -1.0)
-    world.prune()
-    assert [table for table, _, _ in world.tables.vacuumed] == ["gold.a", "gold.b", "gold.c"]
+    cursor, steps = "tables:", []
+    while cursor:
+        steps.append(world.pruner.step(Pruning(BEFORE), cursor))
+        cursor = steps[-1].cursor or ""
+
+    def step(table: str, cursor: str | None) -> Pruned:
+        return Pruned(tables=(TablePruned(table, Vacuumed(1, 10)),), cursor=cursor)
+
+    assert steps == [
+        step("gold.a", "tables:gold.a"),
+        step("gold.b", "tables:gold.b"),
+        step("gold.c", None),
+    ]
 
 
 def test_a_cursor_of_somebody_else_is_refused(world: World) -> None:

@@ -20,6 +20,7 @@ from sluicegate.core.job_manager import TooManyJobsError
 from sluicegate.core.ledger import StoreContentionError
 from sluicegate.core.match_token import MatchTokenError
 from sluicegate.core.plan import PipelineNotFoundError
+from sluicegate.core.pruning import PruneCursorError
 from sluicegate.errors import SluicegateError
 
 TWELVE = [f"bronze.p{n:02}" for n in range(12)]
@@ -80,6 +81,11 @@ RESUMED = Job("j", "j", JobStatus.FAILED, T0, 1, resumed_by="k")
             MatchTokenError(),
             "the match_token is not one that a dry run answered",
             "send it as it came, or leave it out",
+        ),
+        (
+            PruneCursorError(),
+            "the cursor is none that a prune answered",
+            "begin without one, or send it as it came",
         ),
         (
             PipelineNotFoundError("x", ["silver.b", "bronze.a"]),
