@@ -37,6 +37,8 @@ def test_it_beats_three_times_a_lease_and_after_a_failure_at_once() -> None:
 def test_contact_is_lost_after_two_thirds_of_a_lease() -> None:
     """Counted from when the last renewal that succeeded was begun: others may have seen it as early as that."""
     own = members()
+    assert not own.has_lost_contact(9.9), "its start counts as a renewal"
+    assert own.has_lost_contact(10.0)
     own.renewed(100.0)
     assert not own.has_lost_contact(109.9)
     assert own.has_lost_contact(110.0)
@@ -58,6 +60,37 @@ def test_one_whose_beat_does_not_change_for_a_lease_is_dead() -> None:
     assert [now for now, dead in found if dead] == [15]
     assert own.others == frozenset()
     assert own.ended == {"other"}
+
+
+def test_each_is_judged_by_its_own_beats() -> None:
+    """One lives, one is new, and two are found dead, of which one comes back."""
+    own = members()
+    for now in range(15):
+        assert own.look(beats(a=now, b=7, c=7), float(now)) == frozenset()
+    assert own.look(beats(a=15, new=3, b=7, c=7), 15.0) == {"b", "c"}
+    assert own.others == {"a", "new"}
+    assert own.look(beats(a=16, new=3, b=7, c=8), 16.0) == frozenset()
+    assert (own.others, own.ended) == ({"a", "new", "c"}, {"b"})
+
+
+@pytest.mark.parametrize(("lease", "late"), [(15.0, 3.0), (3.0, 1.5)])
+def test_who_looks_a_little_late_still_judges(lease: float, late: float) -> None:
+    """Up to three rounds: a busy machine must not keep a dead executor's jobs from being taken over."""
+    own = members(lease)
+    now, found = 0.0, frozenset[str]()
+    while not found:
+        found = own.look(beats(other=7), now)
+        now += late
+    assert now - late == lease
+
+
+def test_a_pause_is_measured_in_rounds_of_this_lease() -> None:
+    """With a short one beats come often, and many are missed in two seconds."""
+    own = members(3.0)
+    own.look(beats(other=7), 0.0)
+    assert own.look(beats(other=7), 2.5) == frozenset()
+    assert own.look(beats(other=7), 3.1) == frozenset()
+    assert own.others == {"other"}
 
 
 def test_one_that_comes_back_is_alive_again() -> None:
