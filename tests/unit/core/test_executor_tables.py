@@ -166,6 +166,25 @@ def test_a_second_attempt_that_is_stopped_before_a_worker_has_it_keeps_what_was_
     assert [s.stage for s in receipt.stopped] == ["checkpoint"]
 
 
+def test_a_task_that_is_stopped_in_its_pause_frees_no_table_of_another_job(made: Made) -> None:
+    """It let go of its table when the attempt ended, and another one has it now."""
+    world = made(spec(A, retries=1, retry_delay_seconds=30.0), spec(B))
+    job_id = world.run()
+    world.end(A, "failed", error="no")
+    other = world.run(A)
+    world.cancel_task_elsewhere(job_id, A)
+    world.executor.wake(job_id)
+    world.settle()
+    assert world.tasks(job_id) == {A: "cancelled", B: "running"}
+    assert world.store.writers([A])[A].job_id == other
+    third = world.run(A)
+    assert world.tasks(third) == {}, "it waits for its turn"
+    for pipeline in (A, B, A):
+        world.end(pipeline)
+    world.later(30)
+    world.is_idle()
+
+
 def test_a_job_that_nobody_told_of_is_found_by_the_next_look(made: Made) -> None:
     """It is this executor's by the store, but the word of it was lost, as while the lease was in doubt."""
     world = made(spec(A))
