@@ -283,6 +283,7 @@ def test_who_leaves_takes_nothing_up(made: Made, why: str) -> None:
         )  # its thread did not run: the lease is in doubt, and nothing was renewed
         assert world.executor.owner_of_new() is None
     job_id = world.run(B, settle=False)
+    world.executor.hear([Event("job.created", job_id, T0)])
     world.executor.tick(0)
     job = world.job(job_id)
     assert (job.executor_id, job.lease, job.status) == (None, 0, JobStatus.PENDING)

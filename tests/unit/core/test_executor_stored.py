@@ -109,6 +109,7 @@ def test_what_a_worker_is_handed_is_all_that_the_run_was_asked_for(made: Made) -
 def test_a_success_is_stored_whole(made: Made) -> None:
     """From its creation to its end: each instant, each counter, the table free for the next writer."""
     world = made(spec(A))
+    world.workers.missing_means = ("no subreaper",)  # which is told where something was stopped
     job_id = world.run()
     task_id = commit_a_unit(world.later(7))
     world.later(3)

@@ -166,6 +166,57 @@ def test_a_second_attempt_that_is_stopped_before_a_worker_has_it_keeps_what_was_
     assert [s.stage for s in receipt.stopped] == ["checkpoint"]
 
 
+def test_a_task_that_is_stopped_in_its_pause_frees_no_table_of_another_job(made: Made) -> None:
+    """It let go of its table when the attempt ended, and another one has it now."""
+    world = made(spec(A, retries=1, retry_delay_seconds=30.0), spec(B))
+    job_id = world.run()
+    world.end(A, "failed", error="no")
+    other = world.run(A)
+    world.cancel_task_elsewhere(job_id, A)
+    world.executor.wake(job_id)
+    world.settle()
+    assert world.tasks(job_id) == {A: "cancelled", B: "running"}
+    assert world.store.writers([A])[A].job_id == other
+    third = world.run(A)
+    assert world.tasks(third) == {}, "it waits for its turn"
+    for pipeline in (A, B, A):
+        world.end(pipeline)
+    world.later(30)
+    world.is_idle()
+
+
+def test_an_end_is_stored_though_the_writer_of_its_table_was_changed_elsewhere(made: Made) -> None:
+    """As when a store from a backup catches up with its tables: the row is read anew, and the pause stays."""
+    world = made(spec(A, retries=1, retry_delay_seconds=30.0))
+    job_id = world.run()
+    world.store.raise_epochs({A: 7})
+    world.end(A, "failed", error="no")
+    assert world.tasks(job_id) == {A: "pending"}
+    assert world.store.writers([A])[A].is_free
+    world.later(29)
+    assert world.running == []
+    world.later(1)
+    assert (world.running, world.live(A).epoch) == ([A], 8)
+    world.store.raise_epochs({A: 9})
+    world.end(A)
+    assert world.status(job_id) is JobStatus.SUCCESS
+    world.is_idle()
+
+
+def test_a_retry_does_not_wait_out_its_pause_for_a_stop_that_is_heard_of_with_it(
+    made: Made,
+) -> None:
+    """The end of the attempt and the stop meet in the store: the task ends then and there."""
+    world = made(spec(A, retries=1, retry_delay_seconds=30.0), spec(B))
+    job_id = world.run()
+    world.cancel_task_elsewhere(job_id, A)
+    world.end(A, "failed", error="no")
+    assert world.tasks(job_id) == {A: "cancelled", B: "running"}
+    world.end(B)
+    assert world.status(job_id) is JobStatus.PARTIAL
+    world.is_idle()
+
+
 def test_a_job_that_nobody_told_of_is_found_by_the_next_look(made: Made) -> None:
     """It is this executor's by the store, but the word of it was lost, as while the lease was in doubt."""
     world = made(spec(A))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from executor_world import STATS, Made, World, spec
-from fakes import FakeWorkers
+from fakes import T0, FakeWorkers
 
 import sluicegate.core.pipeline_executor as module
 from sluicegate.core.cancellation import Stage
@@ -18,7 +20,7 @@ from sluicegate.core.job import JobStatus, TableRollback
 from sluicegate.core.job_manager import JobManager, RunRequest
 from sluicegate.core.ledger import Ledger
 from sluicegate.core.pipeline_executor import PipelineExecutor, get_pipeline_executor
-from sluicegate.core.ports import TaskEnded
+from sluicegate.core.ports import Executor, TaskEnded
 from sluicegate.core.store_errors import StoreUnavailableError
 from sluicegate.core.transitions import StopRequest
 from sluicegate.errors import SluicegateError
@@ -127,9 +129,19 @@ def test_a_start_makes_it_known_and_carries_on_what_was_cut_off(
     world.tables.broken = False
     server = serve(world)
     until(world.store.executors, "its first heartbeat is stored")
-    assert [e.executor_id for e in world.store.executors()] == [server.executor.executor_id]
+    known = Executor(server.executor.executor_id, socket.gethostname(), os.getpid(), T0, beat=1)
+    assert world.store.executors() == [known]
     until(lambda: not world.store.held_writers(), "the rollback has let go of its table")
     assert world.tables.rolled_back == [(A, 2)]
+
+
+def test_its_thread_has_a_name_and_keeps_no_process_alive(serve: Callable[..., Server]) -> None:
+    """Who looks at a server that hangs sees whose thread it is; a process that fails to close it ends all the same."""
+    before = set(threading.enumerate())
+    server = serve()
+    begun = {t.name: t.daemon for t in set(threading.enumerate()) - before}
+    server.close()
+    assert begun["executor"]
 
 
 # ------------------------------------------------------------------ the loop
@@ -246,6 +258,7 @@ def test_a_close_ends_what_is_done_aside_and_drops_what_waits(
     going, ended, may_end = [], [], threading.Event()
 
     def clean_up(table: str, *_: object) -> None:
+        assert threading.current_thread().name.startswith("settle")
         going.append(table)
         may_end.wait(PATIENCE_SECONDS)
         time.sleep(0.02)
