@@ -26,9 +26,10 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## run bronze to gold on real data, with the page open and Stop ready
 	@$(BIN)/sluicegate demo
 
-# Two processes, for two cores; what measures time runs after them, with nothing beside it.
+# Four processes for two cores: half of their time they wait for servers, timeouts and pages. What measures time runs
+# after them, with nothing beside it.
 test: $(READY) chromium firestore-emulator ## set everything up and run all tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not alone and not proof'
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone and not proof'
 	@$(BIN)/python -m pytest -m alone tests/integration
 
 proofs: $(READY) ## a minute of chaos, every interleaving of a small model, and that deliberate bugs are found
