@@ -10,7 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from warm_start import unmarked
+from warm_start import dying_with_us, unmarked
 
 PACKAGE = "google-cloud-cli-firestore-emulator"
 JAR = "cloud-firestore-emulator.jar"
@@ -41,7 +41,7 @@ class Emulator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *_dying_with_us(),
+                    *dying_with_us(),
                     java,
                     *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"),
                     *("-cp", str(_jar()), MAIN, "start"),
@@ -78,12 +78,6 @@ class Emulator:
                 return bool(answer.status == 200)
         except OSError:
             return False
-
-
-def _dying_with_us() -> list[str]:
-    """The prefix of a command that ends also when the tests are killed; it keeps its pid."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def what_is_missing() -> str | None:

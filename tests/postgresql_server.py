@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from sluicegate.stores import open_store
-from warm_start import unmarked
+from warm_start import dying_with_us, unmarked
 
 STARTED_WITHIN_SECONDS = 30.0
 USER, LOCKED, PASSWORD = "tester", "locked", "open sesame"
@@ -64,6 +64,7 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *dying_with_us(),
                     str(self.programs.folder / "postgres"),
                     *("-D", str(self.folder / "data"), "-k", str(self.folder / "s")),
                     *("-c", "listen_addresses=", "-c", "fsync=off"),

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -167,6 +168,12 @@ def bare_environment() -> dict[str, str]:
 def unmarked() -> dict[str, str]:
     """The environment for what serves many tests, whichever of them runs while it is started."""
     return {k: v for k, v in os.environ.items() if k != MARK}
+
+
+def dying_with_us() -> list[str]:
+    """The prefix of a command that ends also when the tests are killed; it keeps its pid."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 @cache
