@@ -41,7 +41,7 @@ check: $(READY) ## format, lint and types
 	@$(BIN)/mypy
 
 unit: $(READY) ## the pure tests only
-	@$(BIN)/python -m pytest -q -m 'not proof' tests/unit
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not proof' tests/unit
 
 SEEDS ?= 1000
 simulate: $(READY) ## seeded histories of one executor and of a fleet: make simulate SEEDS=1000
