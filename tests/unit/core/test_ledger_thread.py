@@ -30,10 +30,8 @@ def threaded(store: MemoryStore) -> Iterator[Ledger]:
     ledger.close()
 
 
-def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
-    store: MemoryStore, threaded: Ledger
-) -> None:
-    """One fsync for many decisions is what makes thousands of tasks a second durable."""
+def held(store: MemoryStore) -> tuple[threading.Event, threading.Event]:
+    """From now on each commit says that it has begun, and waits until it may go on."""
     entered, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -42,6 +40,14 @@ def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
 
     store.before_commit = hold
     store.commits.clear()
+    return entered, go_on
+
+
+def test_what_comes_while_a_commit_runs_is_stored_in_one_step(
+    store: MemoryStore, threaded: Ledger
+) -> None:
+    """One fsync for many decisions is what makes thousands of tasks a second durable."""
+    entered, go_on = held(store)
     done = threading.Barrier(101, timeout=WAIT_SECONDS)
     with ThreadPoolExecutor(101) as pool:
 
@@ -65,14 +71,7 @@ def test_all_that_somebody_waits_for_passes_the_lines_in_one_step(
     store: MemoryStore, threaded: Ledger
 ) -> None:
     """Several are stopped at once while a task prints a lot: none of them waits, and none is lost."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert go_on.wait(WAIT_SECONDS)
-
-    store.before_commit = hold
-    store.commits.clear()
+    entered, go_on = held(store)
     first = threaded.write_soon("j1", adding("a"))
     assert entered.wait(WAIT_SECONDS)
     threaded.log([LogEntry("j1", T0, "x")] * 10)
