@@ -284,6 +284,7 @@ def test_a_query_of_duckdb_is_interrupted(here: Here) -> None:
 
 def test_a_program_and_its_children_are_asked_to_end(here: Here) -> None:
     """All of its tree, though its shell passes no signal on."""
+    until(lambda: len(here.alive()) == 3, "guard, zygote and one worker")
     before = here.alive()
     job_id = ready(here, "bronze.starts_program")
     assert len(here.alive() - before) == 3
