@@ -52,7 +52,8 @@ def create_api(service: Service) -> FastAPI:
     app.state.table_reads = CapacityLimiter(tables.READS_AT_ONCE)
     app.state.rollbacks = CapacityLimiter(again.ROLLBACKS_AT_ONCE)
     app.state.prunes = CapacityLimiter(prune.PRUNES_AT_ONCE)
-    app.include_router(stops.stop_router)  # first: routes are tried in order, and a stop is urgent
+    # First: routes are tried in order, and a stop is urgent.
+    app.router.routes.insert(0, stops.PlainStopRoute())
     for routes in (jobs, stops, again, pipelines, tables, events, keys, prune, session, health):
         app.include_router(routes.router)
     page.install(app)

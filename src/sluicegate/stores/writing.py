@@ -121,12 +121,15 @@ class BatchWriter:
 
     def hold_counters(self, connection: Connection) -> Counters:
         """Return the last ids given out; until the transaction ends nobody else can write."""
-        (row,) = self._counters.rows(connection, {"one": 1})
+        with _cursor(connection) as cursor:
+            return self._hold_counters(cursor)
+
+    def _hold_counters(self, cursor: Any) -> Counters:
+        (row,) = self._counters.rows(cursor, {"one": 1})
         return Counters(*row)
 
     def read_stored(self, connection: Connection, changes: Sequence[Change]) -> Stored:
         """Read what the changes are judged by. The counters come first: they keep other writers out."""
-        before = self.hold_counters(connection)
         job_ids = {change.job.job_id: None for change in changes}
         job_ids |= {c.creates.job.job_id: None for c in changes if c.creates is not None}
         tables = {writer.table: None for change in changes for writer in change.writers}
@@ -135,43 +138,47 @@ class BatchWriter:
             for c in changes
             if c.made_from == 0 and (key := c.job.idempotency_key) is not None
         }
-        return Stored(
-            before,
-            *(
-                lookup.find(connection, wanted)
-                for lookup, wanted in zip(self._lookups, (job_ids, tables, keys), strict=True)
-            ),
-        )
+        with _cursor(connection) as cursor:
+            return Stored(
+                self._hold_counters(cursor),
+                *(
+                    lookup.find(connection, cursor, wanted)
+                    for lookup, wanted in zip(self._lookups, (job_ids, tables, keys), strict=True)
+                ),
+            )
 
     def write(self, connection: Connection, batch: Batch) -> None:
         """Write all that the accepted changes came to."""
-        self._write_counters(connection, batch.counters)
-        self._insert_job.run(connection, map(codec.encode_job, batch.created.values()))
-        self._update_job.run(connection, map(codec.encode_job, batch.updated.values()))
-        self._upsert_plan.run(connection, _plan_rows(batch))
-        self._insert_term.run(connection, _term_rows(batch))
-        self._upsert_task.run(connection, _task_rows(batch))
-        self._upsert_writer.run(connection, map(codec.encode_writer, batch.writers.values()))
-        self._insert_event.run(connection, map(codec.encode_event, batch.events))
-        self._insert_log.run(connection, map(codec.encode_log, batch.logs))
-        if self._with_changes:
-            with closing(connection.connection.cursor()) as cursor:
+        with _cursor(connection) as cursor:
+            self._write_counters(cursor, batch.counters)
+            self._insert_job.run(cursor, map(codec.encode_job, batch.created.values()))
+            self._update_job.run(cursor, map(codec.encode_job, batch.updated.values()))
+            self._upsert_plan.run(cursor, _plan_rows(batch))
+            self._insert_term.run(cursor, _term_rows(batch))
+            self._upsert_task.run(cursor, _task_rows(batch))
+            self._upsert_writer.run(cursor, map(codec.encode_writer, batch.writers.values()))
+            self._insert_event.run(cursor, map(codec.encode_event, batch.events))
+            self._insert_log.run(cursor, map(codec.encode_log, batch.logs))
+            if self._with_changes:
                 cursor.execute(self._with_changes)
 
     def append_logs(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
         """Write log lines and give them their ids."""
-        numbered, after = number_logs(entries, self.hold_counters(connection))
-        self._write_counters(connection, after)
-        self._insert_log.run(connection, map(codec.encode_log, numbered))
+        with _cursor(connection) as cursor:
+            numbered, after = number_logs(entries, self._hold_counters(cursor))
+            self._write_counters(cursor, after)
+            self._insert_log.run(cursor, map(codec.encode_log, numbered))
 
     def beat(self, connection: Connection, executor: Executor) -> None:
         """Write a heartbeat."""
-        self._upsert_executor.run(connection, [codec.encode_executor(executor)])
+        with _cursor(connection) as cursor:
+            self._upsert_executor.run(cursor, [codec.encode_executor(executor)])
 
     def write_writers(self, connection: Connection, changed: Iterable[Writer]) -> None:
         """Write tables' writers, each with its revision raised."""
         raised = (replace(writer, revision=writer.revision + 1) for writer in changed)
-        self._upsert_writer.run(connection, map(codec.encode_writer, raised))
+        with _cursor(connection) as cursor:
+            self._upsert_writer.run(cursor, map(codec.encode_writer, raised))
 
     def remove_terms(self, connection: Connection, of: Sequence[Job]) -> None:
         """Remove what jobs are found by: each term is named, since no index leads from a job to its terms."""
@@ -179,18 +186,22 @@ class BatchWriter:
             found = select(plans).where(plans.c.job_id.in_([job.job_id for job in some]))
             rows = connection.execute(found).mappings()
             known = {row["job_id"]: codec.decode_plan(row["plan"]) for row in rows}
-            self._delete_term.run(
-                connection,
-                (
-                    {"term": term, "job_id": job.job_id}
-                    for job in some
-                    for term in codec.encode_terms(job, known.get(job.job_id))
-                ),
+            terms = (
+                {"term": term, "job_id": job.job_id}
+                for job in some
+                for term in codec.encode_terms(job, known.get(job.job_id))
             )
+            with _cursor(connection) as cursor:
+                self._delete_term.run(cursor, terms)
 
-    def _write_counters(self, connection: Connection, after: Counters) -> None:
+    def _write_counters(self, cursor: Any, after: Counters) -> None:
         row = {"event_id": after.event_id, "log_id": after.log_id, "position": after.position}
-        self._update_counters.run(connection, [row | {"one": 1}])
+        self._update_counters.run(cursor, [row | {"one": 1}])
+
+
+def _cursor(connection: Connection) -> closing[Any]:
+    """The driver's cursor, for all that one call has to do."""
+    return closing(connection.connection.cursor())
 
 
 class _Prepared:
@@ -210,23 +221,21 @@ class _Prepared:
         self._sql = ""
         self._arguments: Callable[[dict[str, Any]], Any] = dict
 
-    def run(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+    def run(self, cursor: Any, rows: Iterable[dict[str, Any]]) -> None:
         """Run it once for each row, if there is any."""
         rows = list(rows)
         if not rows:
             return
         if not self._sql:
             self._compile()
-        with closing(connection.connection.cursor()) as cursor:
-            cursor.executemany(self._sql, [self._arguments(row) for row in rows])
+        cursor.executemany(self._sql, [self._arguments(row) for row in rows])
 
-    def rows(self, connection: Connection, arguments: dict[str, Any]) -> Sequence[Any]:
+    def rows(self, cursor: Any, arguments: dict[str, Any]) -> list[Any]:
         """Return the rows that it finds."""
         if not self._sql:
             self._compile()
-        with closing(connection.connection.cursor()) as cursor:
-            cursor.execute(self._sql, self._arguments(arguments))
-            return cursor.fetchall()
+        cursor.execute(self._sql, self._arguments(arguments))
+        return list(cursor.fetchall())
 
     def _compile(self) -> None:
         names = None if isinstance(self._statement, Select) else self._names
@@ -245,12 +254,12 @@ class _Lookup:
         self._one = _Prepared(one, dialect, ["wanted"])
         self._many = select(key, value).where(key.in_(bindparam("wanted", expanding=True)))
 
-    def find(self, connection: Connection, wanted: Collection[str]) -> dict[str, Any]:
+    def find(self, connection: Connection, cursor: Any, wanted: Collection[str]) -> dict[str, Any]:
         """Return key to value for those of `wanted` that are stored."""
         found: dict[str, Any] = {}
         if len(wanted) <= _SINGLE_LOOKUPS_MAX:
             for key in wanted:
-                found.update(self._one.rows(connection, {"wanted": key}))
+                found.update(self._one.rows(cursor, {"wanted": key}))
             return found
         for some in chunks(wanted):
             rows = connection.execute(self._many, {"wanted": some})

@@ -20,6 +20,8 @@ FDS_MAX: Final = 32
 
 Message = dict[str, Any]
 
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=False)
+
 
 class ChannelClosedError(Exception):
     """The other side is gone."""
@@ -40,8 +42,8 @@ class Channel:
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Send a message, with descriptors. Raises: `ChannelClosedError`."""
-        text = json.dumps(message, separators=(",", ":"), default=str, ensure_ascii=False)
-        body = text.encode(errors="replace")  # half a surrogate pair could not be stored
+        # Half a surrogate pair could not be stored.
+        body = _ENCODER.encode(message).encode(errors="replace")
         frame = struct.pack(">I", len(body)) + body
         try:
             with self._lock:
