@@ -33,11 +33,12 @@ T = TypeVar("T")
 
 
 def until(fact: Callable[[], T], what: str, seconds: float = 15.0) -> T:
-    """Wait until `fact` is truthy, and return it."""
-    deadline = time.monotonic() + seconds
+    """Wait until `fact` is truthy, and return it. What takes longer is asked for less often: asking is work, too."""
+    began = time.monotonic()
     while not (found := fact()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for: {what}"
-        time.sleep(0.005)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"waited {seconds:g} s for: {what}"
+        time.sleep(min(0.05, 0.005 + waited / 20))
     return found
 
 
@@ -291,7 +292,6 @@ class Server:
         """Wait until a job is over."""
 
         def over() -> dict[str, Any] | None:
-            time.sleep(0.02)
             job = self.job(job_id)
             return job if job["completed_at"] else None
 

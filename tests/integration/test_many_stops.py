@@ -14,6 +14,8 @@ from support import Server, descriptors, marked, servers, until
 
 from sluicegate.workers.process_tree import ProcessId, children
 
+pytestmark = pytest.mark.proof
+
 JOBS = 1000
 CLIENTS = 4
 

@@ -14,6 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from support import environment, until
 
 from sluicegate.core.job import Event, Job, JobQuery, JobStatus, LogEntry, TaskRecord, TaskStatus
@@ -82,6 +83,7 @@ def left(path: Path) -> int:
         return jobs
 
 
+@pytest.mark.proof
 def test_a_prune_that_is_killed_leaves_whole_jobs_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """Of the jobs that were next only lines and events may be gone: they go first."""
     filled(tmp_path)

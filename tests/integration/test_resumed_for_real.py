@@ -147,6 +147,7 @@ def numbers(here: Here, table: str) -> list[int]:
 # ------------------------------------------------------------------ stop, resume, stop, resume
 
 
+@pytest.mark.proof
 def test_twenty_stops_and_resumes_leave_every_row_exactly_once(here: Here) -> None:
     """At random instants, gently and by force: the tables of an undisturbed run."""
     deliver(here)

@@ -16,6 +16,8 @@ from sluicegate.lake import log
 from sluicegate.lake.commits import DRAFT_PREFIX
 from sluicegate.lake.tables import Lake
 
+pytestmark = pytest.mark.proof
+
 STOPS = 10
 PAGES = 160
 FILES = 60

@@ -5,14 +5,13 @@ A stopped job, a finished one, one that failed on a broken file, and one that ru
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from ui_world import CHROMIUM_FLAGS, FLIGHTS, HERE, Server
+from ui_world import FLIGHTS, HERE, Server, launch_arguments
 
 from sluicegate.demo import deliver
 
@@ -28,9 +27,7 @@ def main(folder: Path) -> None:
         server = Server(Path(home), FLIGHTS)
         deliver(server.home / "landing")
         server.start()
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(CHROMIUM_FLAGS)
-        )
+        browser = playwright.chromium.launch(**launch_arguments("chromium"))
         try:
             _story(server, browser, folder)
         finally:

@@ -6,14 +6,22 @@ import json
 import re
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, expect
-from ui_world import Server
+from playwright.sync_api import Browser, BrowserType, Locator, expect
+from ui_world import Server, launch_arguments
 
 GREY_SPREAD_MAX = 24  # Between the strongest and the weakest of red, green and blue, of 255.
+
+
+@pytest.fixture(scope="module")
+def browser(browser_type: BrowserType) -> Iterator[Browser]:
+    """A whole Chromium, as users have it."""
+    whole = browser_type.launch(**launch_arguments("chromium"))
+    yield whole
+    whole.close()
 
 
 def test_a_full_pipeline_is_stopped_from_the_history_tab(flights: Server, open_page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,13 @@ CHROMIUM_FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+def launch_arguments(*programs: str) -> dict[str, Any]:
+    """How the first of these Chromiums that the system has is started. It is never skipped: a missing one fails."""
+    found = [where for where in map(shutil.which, programs) if where]
+    assert found, "the page's tests need chromium: apt-get install chromium"
+    return {"executable_path": found[0], "args": list(CHROMIUM_FLAGS)}
 
 
 class Server:
@@ -138,5 +146,5 @@ def wait_for(what: str, look: Callable[[], T | None]) -> T:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not (found := look()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
     return found
