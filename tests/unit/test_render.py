@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -27,26 +29,56 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import JobDetails, ManyStopped, StopPreview, StopResult
 from sluicegate.core.plan import Plan, PlanStep
-from sluicegate.core.receipt import Kept, Receipt, RemoteStop, StopOutcome, Stopped
+from sluicegate.core.ports import Vacuumed
+from sluicegate.core.pruning import KeptFor, Pruned, TablePruned
+from sluicegate.core.receipt import Cause, Kept, Receipt, RemoteStop, StopOutcome, Stopped
 from sluicegate.core.resuming import ResumePreview, RunAgain
+from sluicegate.spec import PipelineSpec
 
+# Every field has a value of its own, so that none can stand in the place of another.
+MORNING = datetime(2024, 5, 1, 8, 0, tzinfo=UTC)
 NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 LATER = NOON + timedelta(seconds=2.5)
+MUCH_LATER = NOON + timedelta(hours=1)
 
 RECEIPT = Receipt(
     requested_at=NOON,
     requested_by="ana",
+    cause=Cause.TIMEOUT,
+    reason="too slow",
+    mode="force",
+    escalated_at=NOON + timedelta(seconds=1),
     stopped=(Stopped("t2", "silver.b", "interrupt", 41.0, 2, ("file.py:3 in b",)),),
     remote=(RemoteStop("query q1", "confirmed", 1),),
-).closed(LATER, not_started=["gold.c"], kept=[Kept("bronze.a", 3, 10)], outcome=StopOutcome.STOPPED)
+    confirmed_at=MUCH_LATER,
+    missing_means=("subreaper",),
+).closed(
+    LATER,
+    not_started=["gold.c"],
+    kept=[Kept("bronze.a", 3, 10)],
+    outcome=StopOutcome.UNCONFIRMED,
+)
 
 JOB = Job(
     job_id="j1",
     job_name="full",
     status=JobStatus.CANCELLED,
-    created_at=NOON,
+    created_at=MORNING,
     started_at=NOON,
-    total_tasks=3,
+    total_tasks=9,
+    completed_tasks=4,
+    failed_tasks=3,
+    cancelled_tasks=2,
+    user_id="bob",
+    trigger="cli",
+    params={"year": 2013},
+    labels={"team": "core"},
+    priority=5,
+    timeout_seconds=60.0,
+    resumed_from="j0",
+    resumed_by="j2",
+    code_version="b3015e5727c8",
+    error="bronze.w failed",
     cancellation=RECEIPT,
 )
 RUNNING = replace(JOB, status=JobStatus.RUNNING, cancellation=None)
@@ -58,62 +90,150 @@ TASK = TaskRecord(
     status=TaskStatus.CANCELLED,
     started_at=NOON,
     completed_at=LATER,
+    attempt=2,
+    message="halfway",
+    error="it hung",
     inputs=(TaskInput("bronze.a", 3),),
-    stats=TaskStats(rows=5, units=1, version=1),
+    stats=TaskStats(rows=5, bytes=798, files=4, units=1, version=0),
     progress=TaskProgress(1, 2, "files"),
     stop=TaskStop(
         "user",
         "ana",
-        None,
+        "too slow",
         "interrupt",
         LATER,
         41.0,
+        processes_killed=3,
+        where=("file.py:3 in b",),
         remote=(RemoteStop("query q1", "confirmed", 1),),
     ),
 )
+TASK_FACTS = {
+    "task_id": "t2",
+    "pipeline_name": "b",
+    "layer": "silver",
+    "status": "cancelled",
+    "attempt": 2,
+    "started_at": "2024-05-01T12:00:00.000000Z",
+    "completed_at": "2024-05-01T12:00:02.500000Z",
+    "duration_seconds": 2.5,
+    "message": "halfway",
+    "error": "it hung",
+    "inputs": [{"table": "bronze.a", "version": 3}],
+    "stats": {"rows": 5, "bytes": 798, "files": 4, "units": 1, "version": 0},
+    "progress": {"done": 1, "total": 2, "unit": "files"},
+    "stop": {
+        "cause": "user",
+        "requested_by": "ana",
+        "reason": "too slow",
+        "stage": "interrupt",
+        "stopped_at": "2024-05-01T12:00:02.500000Z",
+        "latency_ms": 41.0,
+        "processes_killed": 3,
+        "where": ["file.py:3 in b"],
+        "remote": [{"what": "query q1", "outcome": "confirmed", "tries": 1}],
+    },
+}
 
 
 def test_a_job_has_the_fields_of_the_contract() -> None:
     """Clients are written against these names."""
     shown = render.job_dict(JOB, LATER, 33.3)
-    assert set(shown) == {
-        *("job_id", "job_name", "status", "stopping", "created_at", "started_at", "completed_at"),
-        *("duration_seconds", "total_tasks", "completed_tasks", "failed_tasks", "cancelled_tasks"),
-        *("progress_percent", "user_id", "trigger", "params", "labels", "priority"),
-        *("timeout_seconds", "resumed_from", "resumed_by", "code_version", "error"),
-        *("cancellation", "rollback"),
+    assert shown == {
+        "job_id": "j1",
+        "job_name": "full",
+        "status": "cancelled",
+        "stopping": True,
+        "created_at": "2024-05-01T08:00:00.000000Z",
+        "started_at": "2024-05-01T12:00:00.000000Z",
+        "completed_at": None,
+        "duration_seconds": 2.5,
+        "total_tasks": 9,
+        "completed_tasks": 4,
+        "failed_tasks": 3,
+        "cancelled_tasks": 2,
+        "progress_percent": 33.3,
+        "user_id": "bob",
+        "trigger": "cli",
+        "params": {"year": 2013},
+        "labels": {"team": "core"},
+        "priority": 5,
+        "timeout_seconds": 60.0,
+        "resumed_from": "j0",
+        "resumed_by": "j2",
+        "code_version": "b3015e5727c8",
+        "error": "bronze.w failed",
+        "cancellation": render.receipt_dict(RECEIPT),
+        "rollback": None,
     }
-    assert shown["status"] == "cancelled"
-    assert shown["stopping"] is True
-    assert shown["rollback"] is None
-    assert shown["duration_seconds"] == 2.5
+
+
+def test_a_job_that_nobody_stopped_has_no_receipt() -> None:
+    """An empty receipt would read as a stop."""
+    assert render.job_dict(RUNNING, LATER, 0.0)["cancellation"] is None
+
+
+def test_a_duration_counts_from_the_start_to_the_end() -> None:
+    """What waits has none yet; what has ended does not go on counting."""
+    waiting = replace(RUNNING, status=JobStatus.PENDING, started_at=None)
+    assert render.job_dict(waiting, LATER, 0.0)["duration_seconds"] is None
+    now = NOON + timedelta(seconds=1.23456)
+    assert render.job_dict(RUNNING, now, 0.0)["duration_seconds"] == 1.235
+    over = render.job_dict(replace(JOB, completed_at=LATER), MUCH_LATER, 100.0)
+    assert (over["completed_at"], over["duration_seconds"]) == ("2024-05-01T12:00:02.500000Z", 2.5)
+    running = replace(TASK, status=TaskStatus.RUNNING, completed_at=None)
+    details = JobDetails(RUNNING, Plan(()), (running,))
+    (task,) = render.job_dict(RUNNING, now, 0.0, details)["tasks"]
+    assert (task["completed_at"], task["duration_seconds"]) == (None, 1.235)
 
 
 def test_details_add_the_plan_and_the_tasks() -> None:
     """What never started is in the plan, and has no task."""
     plan = Plan((PlanStep("bronze.a"), PlanStep("silver.b", ("bronze.a",))))
     shown = render.job_dict(JOB, LATER, 0.0, JobDetails(JOB, plan, (TASK,)))
-    assert shown["plan"][1] == {"pipeline": "silver.b", "depends_on": ["bronze.a"]}
-    (task,) = shown["tasks"]
-    assert (task["layer"], task["pipeline_name"]) == ("silver", "b")
-    assert task["inputs"] == [{"table": "bronze.a", "version": 3}]
-    assert task["stats"] == {"rows": 5, "bytes": 0, "files": 0, "units": 1, "version": 1}
-    assert task["progress"] == {"done": 1, "total": 2, "unit": "files"}
-    assert task["stop"]["stage"] == "interrupt"
-    assert task["stop"]["remote"] == [{"what": "query q1", "outcome": "confirmed", "tries": 1}]
-    assert task["stopping"] is False
+    assert shown["plan"] == [
+        {"pipeline": "bronze.a", "depends_on": []},
+        {"pipeline": "silver.b", "depends_on": ["bronze.a"]},
+    ]
+    assert shown["tasks"] == [{**TASK_FACTS, "stopping": False}]
     json.dumps(shown)
+
+
+def test_a_task_that_told_no_progress_and_was_not_stopped_shows_neither() -> None:
+    """Zeros or an empty stop would say something that never was."""
+    shown = render.task_dict(replace(TASK, progress=None, stop=None), RUNNING, LATER)
+    assert (shown["progress"], shown["stop"]) == (None, None)
 
 
 def test_a_receipt_tells_what_was_stopped_and_what_was_kept() -> None:
     """The receipt is what people trust a stop by."""
     shown = render.receipt_dict(RECEIPT)
-    assert shown["outcome"] == "stopped"
-    assert shown["latency_ms"] == 2500.0
-    assert shown["not_started"] == ["gold.c"]
-    assert shown["kept"] == [{"table": "bronze.a", "version": 3, "rows": 10}]
-    assert shown["stopped"][0]["where"] == ["file.py:3 in b"]
-    assert shown["remote"] == [{"what": "query q1", "outcome": "confirmed", "tries": 1}]
+    assert shown == {
+        "requested_at": "2024-05-01T12:00:00.000000Z",
+        "requested_by": "ana",
+        "cause": "timeout",
+        "reason": "too slow",
+        "mode": "force",
+        "escalated_at": "2024-05-01T12:00:01.000000Z",
+        "stopped_at": "2024-05-01T12:00:02.500000Z",
+        "latency_ms": 2500.0,
+        "not_started": ["gold.c"],
+        "kept": [{"table": "bronze.a", "version": 3, "rows": 10}],
+        "stopped": [
+            {
+                "task_id": "t2",
+                "pipeline": "silver.b",
+                "stage": "interrupt",
+                "latency_ms": 41.0,
+                "processes_killed": 2,
+                "where": ["file.py:3 in b"],
+            }
+        ],
+        "remote": [{"what": "query q1", "outcome": "confirmed", "tries": 1}],
+        "outcome": "unconfirmed",
+        "confirmed_at": "2024-05-01T13:00:00.000000Z",
+        "missing_means": ["subreaper"],
+    }
     json.dumps(shown)
 
 
@@ -155,9 +275,14 @@ def test_a_rollback_names_its_tables_and_what_they_went_back_to() -> None:
         {"table": "bronze.a", "from_version": 3, "to_version": 2},
         {"table": "silver.b", "from_version": 0, "to_version": None},
     ]
-    done = render.rolled_back_dict("j1", tables, LATER)
-    assert done["tables"] == shown["tables"]
-    assert done["rolled_back_at"] == "2024-05-01T12:00:02.500000Z"
+    done = replace(going_on, finished_at=LATER)
+    assert render.rollback_dict(done)["finished_at"] == "2024-05-01T12:00:02.500000Z"
+    assert render.rolled_back_dict("j1", tables, LATER) == {
+        "job_id": "j1",
+        "tables": shown["tables"],
+        "rolled_back_at": "2024-05-01T12:00:02.500000Z",
+    }
+    assert render.rolled_back_dict("j1", tables, None)["rolled_back_at"] is None
 
 
 def test_a_stop_of_many_counts_what_it_stopped_and_a_dry_run_nothing() -> None:
@@ -187,8 +312,19 @@ def test_a_resume_says_what_goes_on_and_what_starts_over() -> None:
     }
 
 
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine lives five hours east of Greenwich."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "FAR-5")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
 def test_instants_are_utc_and_sort_as_text() -> None:
-    """A client compares them without parsing."""
+    """A client compares them without parsing, wherever it and the server live."""
     abroad = NOON.astimezone(timezone(timedelta(hours=5)))
     assert render.instant(abroad) == "2024-05-01T12:00:00.000000Z"
     assert render.instant(NOON) < (render.instant(NOON + timedelta(microseconds=1)) or "")
@@ -197,22 +333,122 @@ def test_instants_are_utc_and_sort_as_text() -> None:
 
 def test_a_key_is_shown_without_its_hash() -> None:
     """Not even an administrator needs the hash."""
-    shown = render.key_dict(ApiKey("ci", "operator", "secret-hash", NOON))
-    assert "secret-hash" not in json.dumps(shown)
-    assert set(shown) == {"name", "role", "created_at", "revoked_at"}
+    assert render.key_dict(ApiKey("ci", "operator", "secret-hash", NOON, LATER)) == {
+        "name": "ci",
+        "role": "operator",
+        "created_at": "2024-05-01T12:00:00.000000Z",
+        "revoked_at": "2024-05-01T12:00:02.500000Z",
+    }
 
 
 def test_lines_and_events_keep_their_ids() -> None:
     """Ids are how a reader goes on where it stopped."""
-    line = render.log_dict(LogEntry("j1", NOON, "hello", task_id="t2", log_id=7))
-    assert (line["log_id"], line["task_id"], line["message"]) == (7, "t2", "hello")
-    event = render.event_dict(Event("task.started", "j1", NOON, data={"attempt": 1}, event_id=9))
-    assert (event["event_id"], event["data"]) == (9, {"attempt": 1})
+    line = LogEntry("j1", NOON, "hello", task_id="t2", level="error", stream="stderr", log_id=7)
+    assert render.log_dict(line) == {
+        "log_id": 7,
+        "at": "2024-05-01T12:00:00.000000Z",
+        "level": "error",
+        "stream": "stderr",
+        "task_id": "t2",
+        "message": "hello",
+    }
+    event = Event("task.started", "j1", NOON, task_id="t2", data={"attempt": 1}, event_id=9)
+    assert render.event_dict(event) == {
+        "event_id": 9,
+        "type": "task.started",
+        "job_id": "j1",
+        "task_id": "t2",
+        "at": "2024-05-01T12:00:00.000000Z",
+        "data": {"attempt": 1},
+    }
 
 
 def test_a_preview_names_what_would_stop() -> None:
-    """It is asked before a stop, so it must be plain JSON as well."""
-    preview = StopPreview((TASK,), ("gold.c",), (Kept("bronze.a", 3, 10),), {"t2": None}, None)
+    """A figure that nothing was observed for is none, never 0."""
+    other = replace(TASK, task_id="t3", pipeline="silver.d")
+    preview = StopPreview(
+        running=(TASK, other),
+        not_started=("gold.c",),
+        kept=(Kept("bronze.a", 3, 10),),
+        expected_stop_ms={"t2": 120.0},
+        lost_work_seconds=8.5,
+    )
     shown = render.preview_dict(preview)
-    assert shown["running"] == [{"task_id": "t2", "pipeline": "silver.b", "expected_stop_ms": None}]
-    assert shown["not_started"] == ["gold.c"]
+    assert shown == {
+        "running": [
+            {"task_id": "t2", "pipeline": "silver.b", "expected_stop_ms": 120.0},
+            {"task_id": "t3", "pipeline": "silver.d", "expected_stop_ms": None},
+        ],
+        "not_started": ["gold.c"],
+        "kept": [{"table": "bronze.a", "version": 3, "rows": 10}],
+        "lost_work_seconds": 8.5,
+    }
+    json.dumps(shown)
+
+
+def test_a_step_of_a_prune_counts_what_went_and_says_why_jobs_stay() -> None:
+    """Who prunes must see what was left alone, and where to go on."""
+    step = Pruned(
+        jobs=12,
+        kept={KeptFor.RESUMABLE: 2, KeptFor.ROLLBACK: 4},
+        tables=(
+            TablePruned("bronze.a", Vacuumed(files=3, bytes=4170)),
+            TablePruned("bronze.w", Vacuumed(0, 0), is_strange=True),
+        ),
+        cursor="tables:bronze.w",
+    )
+    shown = render.pruned_dict(step)
+    assert shown == {
+        "jobs": 12,
+        "kept": {"resumable": 2, "rollback": 4},
+        "tables": [
+            {"table": "bronze.a", "files": 3, "bytes": 4170, "is_strange": False},
+            {"table": "bronze.w", "files": 0, "bytes": 0, "is_strange": True},
+        ],
+        "cursor": "tables:bronze.w",
+    }
+    json.dumps(shown)
+
+
+def test_a_pipeline_is_shown_as_declared_with_its_last_task() -> None:
+    """The page's Pipelines tab is made of nothing else."""
+    spec = PipelineSpec(
+        pipeline_id="silver.b",
+        layer="silver",
+        name="b",
+        kind="sql",
+        depends_on=("bronze.a",),
+        mode="merge",
+        keys=("id",),
+        files="weather/*.csv",
+        doc="Cleans a.",
+        source="select * from bronze.a",
+        file="pipelines.py",
+        line=12,
+    )
+    shown = render.pipeline_dict(spec, TASK, MUCH_LATER)
+    assert shown == {
+        "pipeline": "silver.b",
+        "layer": "silver",
+        "name": "b",
+        "depends_on": ["bronze.a"],
+        "kind": "sql",
+        "table": "silver.b",
+        "mode": "merge",
+        "keys": ["id"],
+        "files": "weather/*.csv",
+        "doc": "Cleans a.",
+        "source": "select * from bronze.a",
+        "file": "pipelines.py",
+        "line": 12,
+        "last_task": {**TASK_FACTS, "job_id": "j1"},
+    }
+    json.dumps(shown)
+    running = replace(TASK, status=TaskStatus.RUNNING, completed_at=None)
+    assert render.pipeline_dict(spec, running, LATER)["last_task"]["duration_seconds"] == 2.5
+
+
+def test_a_command_has_no_table_and_what_never_ran_no_task() -> None:
+    """The page links a table only where there can be one."""
+    shown = render.pipeline_dict(PipelineSpec("gold.c", "gold", "c", "command"), None, NOON)
+    assert (shown["kind"], shown["table"], shown["last_task"]) == ("command", None, None)
