@@ -12,15 +12,24 @@ from fakes import T0
 
 from sluicegate.cancel_policy import DEFAULT_POLICY
 from sluicegate.core.cancellation import Stage
-from sluicegate.core.conclusions import Conclusion, conclude, told
+from sluicegate.core.conclusions import (
+    REDONE_MAX,
+    Conclusion,
+    conclude,
+    end_lines,
+    is_stopped,
+    told,
+)
 from sluicegate.core.job import (
     Job,
     JobStatus,
+    LogEntry,
     StopMode,
     TaskRecord,
     TaskStats,
     TaskStatus,
     TaskStop,
+    TaskStopRequest,
 )
 from sluicegate.core.ports import Settled, TaskEnded
 from sluicegate.core.receipt import Cause, Receipt, RemoteStop
@@ -53,10 +62,11 @@ def concluded(
     *,
     monotonic: float = MONOTONIC,
     remote: tuple[RemoteStop, ...] = (),
+    record: TaskRecord = RECORD,
 ) -> Conclusion:
     return conclude(
         job,
-        RECORD,
+        record,
         ended,
         stopping,
         spec("bronze.a"),
@@ -165,3 +175,65 @@ def test_the_latency_counts_from_what_was_stopped(
     """From the request where the whole job was; from the task's own stop else. To a microsecond."""
     ended = TaskEnded("t", "cancelled", stage=Stage.CHECKPOINT)
     assert stop_of(job, ended, stopping, monotonic).latency_ms == latency_ms
+
+
+def test_an_attempt_that_succeeds_while_its_own_time_runs_out_has_succeeded() -> None:
+    """All of it is in: the stop that came too late is neither its error nor its end."""
+    conclusion = concluded(RUNNING, TaskEnded("t", "success", STATS), by_its_own_time())
+    assert conclusion == Conclusion(Ended(TaskEvent.SUCCEED, NOW, STATS), RECORD)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "event"), [(REDONE_MAX, TaskEvent.WAIT), (REDONE_MAX + 1, TaskEvent.FAIL)]
+)
+def test_an_attempt_that_asks_for_it_is_done_again_five_times(
+    attempt: int, event: TaskEvent
+) -> None:
+    """A table that others change all the time must not keep a job for ever."""
+    ended = TaskEnded("t", "failed", error="table_moved", again=True)
+    assert REDONE_MAX == 5
+    assert concluded(RUNNING, ended, None, record=replace(RECORD, attempt=attempt)) == Conclusion(
+        Ended(event, NOW, error="table_moved"), replace(RECORD, attempt=attempt)
+    )
+
+
+ALONE = replace(RUNNING, task_stops={"t": TaskStopRequest(T0, "ann")})
+OTHER_ALONE = replace(RUNNING, task_stops={"other": TaskStopRequest(T0, "ann")})
+
+
+@pytest.mark.parametrize(
+    ("job", "asked"), [(STOPPED, True), (ALONE, True), (OTHER_ALONE, False), (RUNNING, False)]
+)
+def test_an_end_without_a_delivered_stop_is_one_where_it_was_asked_for(
+    job: Job, asked: bool
+) -> None:
+    """A worker that ends by itself as `cancelled`, or with its server, does so for its own stop and no other's."""
+    cancelled, failed = TaskEnded("t", "cancelled"), TaskEnded("t", "failed")
+    assert is_stopped(job, RECORD, cancelled, closing=False) is asked
+    assert is_stopped(job, RECORD, failed, closing=True) is asked
+    assert not is_stopped(job, RECORD, failed, closing=False)
+
+
+def test_the_log_tells_where_it_hung_and_warns_of_work_elsewhere_that_may_go_on() -> None:
+    """What was not confirmed costs money until somebody looks: it must not read like the rest."""
+    stop = TaskStop(
+        "user",
+        "ann",
+        None,
+        "kill",
+        NOW,
+        4000.0,
+        where=("a.py:1 f", "b.py:2 g"),
+        remote=(RemoteStop("a query", "confirmed", 1), RemoteStop("a run", "unconfirmed", 3)),
+    )
+    lines = end_lines(replace(RECORD, stop=stop), Ended(TaskEvent.CANCEL, NOW, stop=stop))
+
+    def line(message: str, level: str = "info") -> LogEntry:
+        return LogEntry("j", NOW, message, "t", level)
+
+    assert lines == (
+        line("bronze.a stopped at stage kill after 4000 ms"),
+        line("it hung here: a.py:1 f > b.py:2 g"),
+        line("remote work a query: stop confirmed, tries: 1"),
+        line("remote work a run: stop unconfirmed, tries: 3", "warning"),
+    )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from fakes import Memory, MemoryStore
@@ -166,3 +167,65 @@ def test_after_its_end_nothing_is_heard(heard: Heard) -> None:
     heard.write(heard.other, "theirs")
     assert heard.foreign == []
     assert replace(heard.job).job_id == "j"
+
+
+# ------------------------------------------------------------------ page by page, without the thread
+
+
+@pytest.fixture
+def still() -> Heard:
+    """A follower of a store that has no event yet, whose pages the test reads."""
+    one = Heard()
+    one.follower._hear, one.follower._position = one.hear, one.store.last_event_id()
+    return one
+
+
+def test_the_first_event_of_a_store_is_heard(still: Heard) -> None:
+    still.write(still.other, "theirs")
+    assert not still.follower._read_page()
+    assert still.foreign == ["theirs"]
+
+
+def test_own_events_between_those_of_others_are_not_heard_and_not_kept(still: Heard) -> None:
+    """They were published when they were written; once the pages have passed them nobody asks for them again."""
+    still.write(still.other, "theirs 1")
+    still.own("own 1")
+    still.write(still.other, "theirs 2")
+    still.own("own 2")
+    still.follower._read_page()
+    assert still.foreign == ["theirs 1", "theirs 2"]
+    assert sorted(still.published) == [1, 2, 3, 4]
+    assert not still.follower._own
+
+
+@pytest.mark.parametrize("more", [(), ("own 2",)])
+def test_own_events_that_are_told_of_while_a_page_is_read_are_not_heard(
+    still: Heard, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """The page has the first of them already; the next page begins behind the last."""
+    still.write(still.other, "theirs")
+    still.follower._read_page()
+    events = still.write(still.store, "own 1")
+    read = still.store.events
+
+    def and_meanwhile(**asked: Any) -> list[Event]:
+        page = read(**asked)
+        monkeypatch.setattr(still.store, "events", read)
+        still.follower.wrote((*events, *still.write(still.store, *more)))
+        return page
+
+    monkeypatch.setattr(still.store, "events", and_meanwhile)
+    still.follower._read_page()
+    still.follower._read_page()
+    assert still.foreign == ["theirs"]
+    assert still.published == [1, 2, 3][: 2 + len(more)]
+
+
+def test_no_page_is_longer_than_its_bound(still: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was away for long must not read all of it into memory at once."""
+    monkeypatch.setattr("sluicegate.core.following.PAGE_SIZE", 3)
+    still.write(still.other, *map(str, range(4)))
+    assert still.follower._read_page()
+    assert still.foreign == ["0", "1", "2"]
+    assert not still.follower._read_page()
+    assert still.foreign == ["0", "1", "2", "3"]

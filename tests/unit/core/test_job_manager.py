@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from executor_world import spec
 from fakes import T0
 from managed import PLAN, Managed, task
 
@@ -28,6 +29,7 @@ from sluicegate.core.job import (
 )
 from sluicegate.core.job_manager import (
     MATCHED_PAGE,
+    Catalog,
     JobDetails,
     NothingToRunError,
     RunRequest,
@@ -40,6 +42,7 @@ from sluicegate.core.pace import Outlook
 from sluicegate.core.plan import PipelineNotFoundError
 from sluicegate.core.ports import Change
 from sluicegate.core.store_errors import StoreUnavailableError
+from sluicegate.errors import SluicegateError
 
 # ------------------------------------------------------------------ ids
 
@@ -57,7 +60,9 @@ def test_ids_sort_by_the_instant_to_a_quarter_of_a_microsecond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """History is read newest first by id. RFC 9562, 6.2, method 3: a fraction follows the millisecond."""
-    instants = [1_700_000_000_000_000_000 + n * 250 for n in (0, 1, 2, 3999, 4000, 4001, 10**9)]
+    instants = [
+        1_700_000_000_000_000_000 + n * 250 for n in (0, 1, 2, 2000, 3999, 4000, 4001, 10**9)
+    ]
     ids = []
     for instant in instants:
         monkeypatch.setattr(ids_module.time, "time_ns", lambda at=instant: at)
@@ -65,6 +70,21 @@ def test_ids_sort_by_the_instant_to_a_quarter_of_a_microsecond(
     assert ids == sorted(ids)
     assert len({i[:18] for i in ids}) == len(ids)
     assert uuid.UUID(ids[0]).int >> 80 == 1_700_000_000_000
+    assert ids[3][15:18] == "800", "half a millisecond"
+
+
+def test_ids_of_one_instant_differ_in_every_bit_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many servers make ids in the same instant: it is 62 random bits that keep them apart."""
+    monkeypatch.setattr(ids_module.time, "time_ns", lambda: 1_700_000_000_000_999_999)
+    ids = [uuid.UUID(new_id()).int for _ in range(200)]
+    assert {one >> 64 for one in ids} == {1_700_000_000_000 << 16 | 0x7FFF}
+    ones, zeros = 0, 0
+    for one in ids:
+        ones |= one
+        zeros |= ~one
+    assert ones & zeros & (2**64 - 1) == 2**62 - 1
 
 
 # ------------------------------------------------------------------ run
@@ -93,6 +113,8 @@ def test_a_job_is_stored_with_its_plan_before_anyone_is_woken() -> None:
         (RunRequest(), "full pipeline"),
         (RunRequest(layers=("bronze", "silver")), "bronze + silver"),
         (RunRequest(("bronze.a", "silver.a")), "bronze.a, silver.a"),
+        (RunRequest(("bronze.a",) * 3), "bronze.a, bronze.a, bronze.a"),
+        (RunRequest(("bronze.a",) * 4), "bronze.a, bronze.a, bronze.a + 1 more"),
         (RunRequest(("bronze.a",) * 5), "bronze.a, bronze.a, bronze.a + 2 more"),
         (RunRequest(job_name="mine"), "mine"),
     ],
@@ -102,12 +124,13 @@ def test_a_job_without_a_name_is_named_by_what_it_runs(request_: RunRequest, nam
 
 
 def test_a_repeated_idempotency_key_answers_with_the_first_job() -> None:
-    """A client that retries must not run a pipeline twice."""
+    """A client that retries must not run a pipeline twice; jobs without a key have nothing to do with it."""
     world = Managed()
+    unkeyed, _ = world.manager.create(RunRequest(), user_id="ann")
     first, _ = world.manager.create(RunRequest(), user_id="ann", idempotency_key="k")
     again, new = world.manager.create(RunRequest(("bronze.a",)), user_id="bob", idempotency_key="k")
     assert (again, new) == (first, False)
-    assert world.woken == [first.job_id]
+    assert world.woken == [unkeyed.job_id, first.job_id]
 
 
 def test_of_two_creations_with_one_key_that_race_one_is_answered_with_the_other(
@@ -132,9 +155,26 @@ def test_what_cannot_be_run_creates_nothing() -> None:
     world = Managed()
     with pytest.raises(PipelineNotFoundError):
         world.manager.create(RunRequest(("bronze.nope",)), user_id="ann")
-    with pytest.raises(NothingToRunError, match="gold"):
-        world.manager.create(RunRequest(layers=("gold",)), user_id="ann")
+    world.manager.catalog = Catalog({"bronze.a": spec("bronze.a")})
+    with pytest.raises(NothingToRunError) as caught:
+        world.manager.create(RunRequest(layers=("silver", "gold")), user_id="ann")
+    assert caught.value.what == "no pipeline is declared in silver, gold"
+    assert caught.value.mend is not None
+    assert caught.value.mend.startswith(
+        "the layers are bronze, silver and gold; list the pipelines"
+    )
     assert (world.store.memory.jobs, world.woken) == ({}, [])
+
+
+def test_an_id_that_another_job_has_is_never_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot happen by chance; were it to, nobody may be answered with somebody else's job."""
+    world = Managed()
+    stored = world.stored()
+    monkeypatch.setattr("sluicegate.core.job_manager.new_id", lambda: stored.job_id)
+    with pytest.raises(SluicegateError) as caught:
+        world.manager.create(RunRequest(), user_id="ann")
+    assert (caught.value.what, caught.value.mend) == ("job id 'j' was taken", "try again")
+    assert (list(world.store.memory.jobs), world.woken) == (["j"], [])
 
 
 # ------------------------------------------------------------------ look
@@ -252,6 +292,10 @@ def test_force_after_force_says_nothing_twice() -> None:
     for mode in (StopMode.GRACEFUL, StopMode.FORCE, StopMode.FORCE):
         world.manager.cancel("j", StopRequest("ann", mode=mode))
     assert [e.type for e in world.store.events()] == ["job.cancelled", "job.escalated"]
+    assert [line.message for line in world.store.logs("j")] == [
+        "stop (graceful) requested by ann",
+        "stop escalated to force by ann",
+    ]
 
 
 def test_a_job_that_has_ended_is_refused_or_returned_as_it_is() -> None:
@@ -402,4 +446,24 @@ def test_closing_a_stopped_job_ends_what_waited_for_another_attempt() -> None:
         ),
     )
     assert (change.job.cancelled_tasks, change.made_from) == (1, stopped.version)
-    assert [e.type for e in change.events] == ["task.finished", "job.stopped"]
+    assert [(e.type, e.at) for e in change.events] == [("task.finished", now), ("job.stopped", now)]
+
+
+def test_the_end_of_a_task_that_could_not_be_reached_is_told_as_the_stop_confirmed() -> None:
+    """It is what somebody has waited for who was told that the stop is unconfirmed."""
+    world = Managed()
+    running = task("bronze.a", TaskStatus.RUNNING)
+    world.stored(running, running_tasks=1)
+    stopped = world.manager.cancel("j", StopRequest("ann"))
+    unconfirmed = close_job(stopped, PLAN, [running], world.clock.now())
+    world.clock.pass_(60)
+    gone = replace(unconfirmed.job, running_tasks=0, cancelled_tasks=1)
+    confirmed = close_job(gone, PLAN, [], world.clock.now())
+    assert [[e.type for e in change.events] for change in (unconfirmed, confirmed)] == [
+        ["job.stopped"],
+        ["job.confirmed"],
+    ]
+    assert [change.logs[0].message for change in (unconfirmed, confirmed)] == [
+        "stop unconfirmed: 1 tasks cannot be reached; it goes on being tried",
+        "stop confirmed: the tasks that could not be reached have ended",
+    ]

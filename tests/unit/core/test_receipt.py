@@ -39,3 +39,13 @@ def test_a_clock_that_ran_backwards_makes_no_negative_latency() -> None:
     """Clocks may lie; a figure below nothing would be a lie of ours."""
     assert latency_ms(T0, T0 - timedelta(hours=1)) == 0.0
     assert latency_ms(T0, T0 + timedelta(microseconds=1234)) == 1.234
+
+
+@pytest.mark.parametrize(
+    ("lasted_seconds", "told_ms"), [(None, 5000.0), (4.0, 5000.0), (3.98765432, 3987.654)]
+)
+def test_instants_that_differ_by_more_than_a_second_from_what_was_measured_are_not_told(
+    lasted_seconds: float | None, told_ms: float
+) -> None:
+    """One of them was set by a wrong clock. To a microsecond, as all latencies."""
+    assert latency_ms(T0, T0 + timedelta(seconds=5), lasted_seconds) == told_ms

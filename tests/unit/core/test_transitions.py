@@ -110,6 +110,8 @@ def test_a_refusal_lists_what_is_allowed() -> None:
         next_task_status(TaskStatus.PENDING, TaskEvent.WAIT)
     with pytest.raises(InvalidTransitionError, match="allows: nothing"):
         next_status(JobStatus.SUCCESS, JobEvent.CANCEL)
+    with pytest.raises(InvalidTransitionError, match="allows: nothing"):
+        next_task_status(TaskStatus.SUCCESS, TaskEvent.CANCEL)
 
 
 # ------------------------------------------------------------------ how a job ends
@@ -155,6 +157,25 @@ def test_an_ended_job_is_ended_once() -> None:
     """The second of two who close it changes nothing."""
     over = job(JobStatus.SUCCESS, completed_at=T0)
     assert end_job(over, LATER, not_started=(), kept=()) is over
+
+
+@pytest.mark.parametrize(
+    ("outcome", "running", "confirms"),
+    [
+        (StopOutcome.UNCONFIRMED, 0, True),
+        (StopOutcome.UNCONFIRMED, 1, False),
+        (StopOutcome.STOPPED, 0, False),
+    ],
+)
+def test_a_stop_is_confirmed_later_where_it_was_not_and_nothing_runs_any_more(
+    outcome: StopOutcome, running: int, confirms: bool
+) -> None:
+    """To confirm it while a process may live would be the one lie that a receipt must never tell."""
+    receipt = Receipt(T0, "ann", stopped_at=T0, outcome=outcome)
+    over = job(JobStatus.CANCELLED, completed_at=T0, running_tasks=running, cancellation=receipt)
+    kept = (Kept("bronze.a", 1, 2),)
+    confirmed = replace(over, cancellation=replace(receipt, confirmed_at=LATER, kept=kept))
+    assert end_job(over, LATER, not_started=(), kept=kept) == (confirmed if confirms else over)
 
 
 def test_an_empty_plan_is_a_success_without_a_start() -> None:
@@ -269,7 +290,8 @@ def test_a_cancel_is_decided_escalated_or_refused() -> None:
         else:
             with pytest.raises(JobNotRunningError) as caught:
                 decide_cancel(seen, request, LATER)
-            assert caught.value.status is status
+            assert (caught.value.job_id, caught.value.status) == ("j", status)
+            assert ("still stopping" in caught.value.what) is seen.stopping
 
 
 @pytest.mark.parametrize("mode", StopMode)
@@ -446,6 +468,21 @@ def test_a_commit_is_permitted_to_a_running_task_of_a_job_that_runs_or_drains() 
         )
         assert (refused is None) is allowed, (status, mode, task_status, alone, lease, refused)
         assert refused is None or refused
+
+
+@pytest.mark.parametrize(
+    ("job_", "task_", "lease", "why"),
+    [
+        (job(JobStatus.CANCELLED), task(), 0, "the job is cancelled"),
+        (job(JobStatus.FAILED), task(), 0, "the job has ended with status failed"),
+        (job(task_stops={"t": TaskStopRequest(T0, "ann")}), task(), 0, "the task is being stopped"),
+        (job(), task(TaskStatus.PENDING), 0, "the task is pending"),
+        (job(), task(), 1, "another executor has taken the job over"),
+    ],
+)
+def test_who_may_not_commit_is_told_why(job_: Job, task_: TaskRecord, lease: int, why: str) -> None:
+    """The worker hands it on as the reason why its task has ended."""
+    assert may_commit(job_, task_, stopping_alone=False, lease=lease) == why
 
 
 def test_a_drain_that_escalates_permits_nothing_more() -> None:
