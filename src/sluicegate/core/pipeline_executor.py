@@ -953,6 +953,12 @@ class PipelineExecutor:
         self._end(run, conclusion.record, conclusion.ended, conclusion.pause_seconds)
 
     def _end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float = 0.0) -> None:
+        """Store what an attempt came to; again, where its table's writer cannot be read, for nobody says it twice."""
+        self._agenda.safely(partial(self._store_end, run, record, ended, pause))
+
+    def _store_end(self, run: JobRun, record: TaskRecord, ended: Ended, pause: float) -> None:
+        if not self._held.holds(run):
+            return
         pipeline = record.pipeline
         is_running = record.status is TaskStatus.RUNNING
         held = self._book.held_by(record) if is_running else self._book.writer(pipeline)
@@ -980,7 +986,7 @@ class PipelineExecutor:
                 if written.conflict and self._held.is_own(written.job, run):
                     # What is known of its table is out of date.
                     self._book.forget(pipeline)
-                    self._agenda.safely(lambda: self._end(run, record, ended, pause))
+                    self._end(run, record, ended, pause)
                 else:
                     self._drop(run.job.job_id)
                 return

@@ -116,6 +116,27 @@ def test_a_table_whose_writer_cannot_be_read_is_asked_for_again(made: Made) -> N
     world.is_idle()
 
 
+@pytest.mark.parametrize("outcome", ["success", "failed"])
+def test_an_end_whose_table_cannot_be_read_is_stored_once_the_store_is_back(
+    made: Made, outcome: str
+) -> None:
+    """No worker says a second time how it ended."""
+    world = made(spec(A), spec(B, A))
+    job_id = world.run()
+    world.executor.tables_freed([A])  # what is known of its writer is read anew
+    world.settle()
+    world.store.unavailable = True
+    world.end(A, outcome)
+    world.store.unavailable = False
+    world.later(STORE_PAUSE_SECONDS)
+    assert world.tasks(job_id)[A] == outcome
+    for pipeline in world.running:
+        world.end(pipeline)
+    assert world.job(job_id).is_over
+    world.is_sound()
+    world.is_idle()
+
+
 def test_a_pipeline_that_is_gone_from_the_code_takes_its_turn_like_any_other(made: Made) -> None:
     """How it would meet a busy table is not known any more: it waits, and fails once it can start."""
     world = made(spec(A, on_conflict="reject"))

@@ -130,6 +130,26 @@ def test_a_stop_in_the_pause_before_a_retry_ends_it_there(made: Made) -> None:
     world.is_idle()
 
 
+def test_a_stop_in_the_pause_is_acted_on_once_the_store_is_back(made: Made) -> None:
+    """It is heard of once. What the end of the task needs to know of its table can only be read later."""
+    world = made(spec(A, retries=3, retry_delay_seconds=60.0))
+    job_id = world.run()
+    world.end(A, "failed", error="ValueError: closed")
+    world.executor.tables_freed([A])  # as when others have written it
+    world.settle()
+    world.manager.cancel_task(job_id, world.task(job_id, A).task_id, StopRequest("ben"))
+    world.store.unavailable = True
+    world.settle()
+    world.store.unavailable = False
+    assert world.tasks(job_id) == {A: "pending"}
+    world.later(5)
+    assert world.tasks(job_id) == {A: "cancelled"}
+    assert world.status(job_id) is JobStatus.CANCELLED
+    world.is_sound()
+    world.later(60)  # the pause is over
+    world.is_idle()
+
+
 def test_a_stop_while_its_retry_is_on_the_way_to_the_store(made: Made) -> None:
     """The start loses, and the task ends all the same."""
     world = made(spec(A, retries=3))
