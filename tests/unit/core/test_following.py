@@ -229,3 +229,8 @@ def test_no_page_is_longer_than_its_bound(still: Heard, monkeypatch: pytest.Monk
     assert still.foreign == ["0", "1", "2"]
     assert not still.follower._read_page()
     assert still.foreign == ["0", "1", "2", "3"]
+
+
+def test_one_that_never_began_can_be_closed() -> None:
+    """A server whose start failed closes what it has."""
+    Follower(MemoryStore(), Hub()).close()

@@ -37,6 +37,18 @@ def all_ready(one: JobRun) -> list[str]:
     return taken
 
 
+def test_what_is_given_back_twice_is_ready_once() -> None:
+    """Its table became free while it was ready: taken and put aside, it must not start behind somebody's back."""
+    one = run(PlanStep(A), PlanStep(B))
+    assert one.take() == A
+    for _ in range(3):
+        one.give_back(A)
+    assert one.ready_count == 2
+    assert one.take() == A
+    one.put_aside(A)
+    assert all_ready(one) == [B]
+
+
 def test_what_can_start_is_taken_in_the_order_of_the_plan() -> None:
     one = run(*DIAMOND)
     assert all_ready(one) == [A, B]
