@@ -90,6 +90,12 @@ def test_ids_of_one_instant_differ_in_every_bit_that_is_left(
 # ------------------------------------------------------------------ run
 
 
+def test_a_job_that_is_made_where_nobody_executes_is_anybodys() -> None:
+    """Whoever starts next can claim it: it names no executor."""
+    job, _ = Managed(awake=False).manager.create(RunRequest(), user_id="ann")
+    assert job.executor_id is None
+
+
 def test_a_job_is_stored_with_its_plan_before_anyone_is_woken() -> None:
     """The executor must find what it is told of."""
     world = Managed()
