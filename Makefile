@@ -27,12 +27,12 @@ demo: $(READY) ## run bronze to gold on real data, with the page open and Stop r
 	@$(BIN)/sluicegate demo
 
 # Three processes for two cores: a third of their time they wait for servers, timeouts and pages. What measures time
-# runs after them, with nothing beside it; what takes minutes is in `proofs`.
+# runs after them, with nothing beside it; what takes minutes, repeats or varies is in `proofs`.
 test: $(READY) chromium firestore-emulator ## set everything up and run all tests
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not alone and not proof'
 	@$(BIN)/python -m pytest -m alone tests/integration
 
-proofs: $(READY) ## a minute of chaos, a thousand stops, every interleaving of a small model, deliberate bugs
+proofs: $(READY) firestore-emulator ## what takes minutes: chaos, a thousand stops, each store and damage, every interleaving of a small model
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof
 
 check: $(READY) ## format, lint and types

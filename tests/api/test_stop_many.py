@@ -169,6 +169,7 @@ def test_stops_of_many_are_not_rate_limited(make_world: MakeWorld) -> None:
                 assert client.post(path, json={}).status_code in (404, 422)
 
 
+@pytest.mark.proof
 def test_ten_thousand_jobs_are_stopped_in_one_call(world: World) -> None:
     """The contract's number, on the real store: all stored as `cancelled` when it answers."""
     job_ids = add_jobs(world, MANY)

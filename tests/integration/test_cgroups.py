@@ -134,7 +134,14 @@ def test_a_sibling_ends_with_the_guard_or_the_zygote(here: Here, who: list[str])
     here.run("bronze.pid")
 
 
-@pytest.mark.parametrize("who", [["server"], ["server", "guard"], ["server", "guard", "zygote"]])
+@pytest.mark.parametrize(
+    "who",
+    [
+        ["server"],
+        pytest.param(["server", "guard"], marks=pytest.mark.proof),
+        pytest.param(["server", "guard", "zygote"], marks=pytest.mark.proof),
+    ],
+)
 def test_a_sibling_ends_when_the_server_is_killed(
     start: Callable[..., Server], usable: bool, who: list[str]
 ) -> None:

@@ -185,6 +185,7 @@ def children(pid: int) -> list[int]:
     ]
 
 
+@pytest.mark.proof
 def test_a_job_that_kills_its_server_again_and_again_is_given_up(
     start: Callable[..., Server], tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_killed_writer_leaves_nothing_that_shows(
     assert writers_in(tmp_path) == {1}
 
 
+@pytest.mark.proof
 def test_of_many_creators_exactly_one_wins(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

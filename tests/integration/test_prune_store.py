@@ -22,6 +22,8 @@ from sluicegate.core.plan import Plan, PlanStep
 from sluicegate.core.ports import Accepted, Change, Store
 from sluicegate.stores import open_store
 
+pytestmark = pytest.mark.proof
+
 JOBS = 4_000
 LINES = 10
 T0 = datetime(2020, 1, 1, tzinfo=UTC)
@@ -83,7 +85,6 @@ def left(path: Path) -> int:
         return jobs
 
 
-@pytest.mark.proof
 def test_a_prune_that_is_killed_leaves_whole_jobs_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """Of the jobs that were next only lines and events may be gone: they go first."""
     filled(tmp_path)

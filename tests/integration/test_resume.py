@@ -167,6 +167,7 @@ def test_one_task_is_stopped_and_the_rest_goes_on(server: Server) -> None:
     assert post(server, path, status=400)["code"] == "job_not_running"
 
 
+@pytest.mark.proof
 def test_hundreds_of_queued_jobs_are_stopped_and_a_later_one_lives(server: Server) -> None:
     """The token of a dry run means the jobs that were shown, and no other."""
     body = {"pipelines": ["bronze.patient"], "labels": {"batch": "night"}}

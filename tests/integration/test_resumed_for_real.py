@@ -178,7 +178,7 @@ def test_twenty_stops_and_resumes_leave_every_row_exactly_once(here: Here) -> No
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    ("seconds", "watched", "stops"), [(0.005, 1.5, 7), (0.2, 0.8, 9), (3.0, 1.0, 1)]
+    ("seconds", "watched", "stops"), [(0.005, 1.2, 5), (0.2, 0.8, 5), (3.0, 1.0, 1)]
 )
 def test_a_dry_run_foretells_the_stop_and_the_work_that_a_resume_repeats(
     here: Here, tmp_path: Path, seconds: float, watched: float, stops: int

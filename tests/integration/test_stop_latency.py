@@ -22,7 +22,7 @@ from support import Server, median, servers, until
 
 pytestmark = pytest.mark.alone
 
-STOPS = int(os.environ.get("STOPS", "100"))
+STOPS = int(os.environ.get("STOPS", "50"))
 LAST_LINE_MS_MAX = 250
 ANSWER_MS_MAX = 250
 

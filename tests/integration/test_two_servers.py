@@ -47,7 +47,13 @@ def waits(task: Task):
 
 Pair = tuple[Server, Server]
 on_every_store = pytest.mark.parametrize(
-    "store_url", ["postgresql", "firestore", "sqlite"], indirect=True
+    "store_url",
+    [
+        "postgresql",
+        pytest.param("firestore", marks=pytest.mark.proof),
+        pytest.param("sqlite", marks=pytest.mark.proof),
+    ],
+    indirect=True,
 )
 
 
@@ -144,7 +150,7 @@ def test_a_server_that_is_told_to_end_hands_its_job_over(pair: Pair, tmp_path: P
     assert any("handed back" in line for line in said_of_it)
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.proof)])
 def test_a_paused_server_comes_back_to_nothing(pair: Pair, tmp_path: Path, whole: bool) -> None:
     """It was stopped for longer than its lease, with or without its tasks, and wakes: every row is there once."""
     first, second = pair

@@ -693,6 +693,7 @@ def test_large_outputs_roll_over_and_row_groups_are_bounded(
     assert pa.parquet.ParquetFile(file).metadata.row_group(0).num_rows <= 128 * 1024
 
 
+@pytest.mark.proof
 def test_many_small_units_stay_cheap(lake: Lake) -> None:
     """A unit must not cost more the more units were before it: counted, not timed."""
     made = opened(lake)
