@@ -28,7 +28,7 @@ demo: $(READY) ## run bronze to gold on real data, with the page open and Stop r
 
 # Three processes for two cores: a third of their time they wait for servers, timeouts and pages. What measures time
 # runs after them, with nothing beside it; what takes minutes, repeats or varies is in `proofs`.
-test: $(READY) chromium firestore-emulator ## set everything up and run all tests
+test: $(READY) chromium firestore-emulator ## set everything up and run the tests
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not alone and not proof'
 	@$(BIN)/python -m pytest -m alone tests/integration
 
