@@ -17,14 +17,9 @@ from sluicegate.api.rate_limit import (
 )
 from sluicegate.core.job import ApiKey
 from sluicegate.core.keys import (
-    InvalidKeyNameError,
-    InvalidRoleError,
     Role,
-    create_key,
     hash_key,
-    looks_like_key,
 )
-from sluicegate.core.store_errors import KeyExistsError
 
 CALLS = [
     ("viewer", "GET", "/api/jobs"),
@@ -89,22 +84,6 @@ def test_what_is_no_key_is_401(world: World, header: str) -> None:
     """Whatever stands there, it is no error of ours."""
     answer = world.client(None).get("/api/jobs", headers=[(b"authorization", header.encode())])
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_api_key")
-
-
-def test_a_key_is_random_prefixed_and_stored_as_its_hash(world: World) -> None:
-    """Who reads the store cannot call the API."""
-    key, plaintext = create_key(world.store, world.clock, "ci", "viewer")
-    assert looks_like_key(plaintext)
-    assert len(plaintext) == 46
-    assert key.key_hash == hash_key(plaintext)
-    assert plaintext not in repr(world.store.list_keys())
-    with pytest.raises(KeyExistsError):
-        create_key(world.store, world.clock, "ci", "viewer")
-    with pytest.raises(InvalidRoleError):
-        create_key(world.store, world.clock, "other", "root")
-    for name in ("", "-a", "a:b", "a/b", "a\n", "a" * 65):
-        with pytest.raises(InvalidKeyNameError):
-            create_key(world.store, world.clock, name, "viewer")
 
 
 def test_an_admin_makes_lists_and_revokes_keys(world: World) -> None:

@@ -14,7 +14,7 @@ from sluicegate.core.receipt import Cause
 class TaskStopping:
     """A task on its way to its end: since when, why, and how far the ladder was climbed.
 
-    `ends_job_too` tells a stop of the job (its tasks end `cancelled`) from a task's own timeout (`failed`).
+    `is_own_timeout` tells a task's own timeout (it ends `failed`) from a stop (`cancelled`).
     """
 
     task_id: str
