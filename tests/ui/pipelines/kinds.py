@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sluicegate import Task, bronze, gold, silver
+from sluicegate import CancelPolicy, Task, bronze, gold, silver
 
 
 @bronze
@@ -104,9 +104,9 @@ def after_failing(failing: pl.DataFrame) -> pl.DataFrame:
     return failing
 
 
-@bronze
+@bronze(cancel=CancelPolicy(terminate_after=None, kill_after="50s"))
 def hanging(task: Task) -> None:
-    """Refuses to stop: only the last stage ends it."""
+    """Refuses to stop: only the last stage ends it, and that leaves a slow machine time to press a button."""
     deadline = time.monotonic() + 60
     task.log.info("hanging")
     while time.monotonic() < deadline:
