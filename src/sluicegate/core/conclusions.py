@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -10,6 +10,7 @@ from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import Job, JobStatus, LogEntry, TaskRecord, TaskStop
 from sluicegate.core.ports import Settled, TaskEnded
 from sluicegate.core.receipt import RemoteStop, latency_ms
+from sluicegate.core.records import replace
 from sluicegate.core.stops import TaskStopping
 from sluicegate.core.transitions import Ended, TaskEvent
 from sluicegate.spec import PipelineSpec

@@ -14,11 +14,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from sluicegate.core.job import Event, Job, JobNotFoundError, LogEntry
 from sluicegate.core.ports import Accepted, Change, Refused, Store
+from sluicegate.core.records import replace
 from sluicegate.errors import SluicegateError
 
 log = logging.getLogger(__name__)

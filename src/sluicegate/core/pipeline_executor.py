@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -67,6 +67,7 @@ from sluicegate.core.ports import (
     Writer,
 )
 from sluicegate.core.receipt import Cause, RemoteStop, latency_ms
+from sluicegate.core.records import replace
 from sluicegate.core.recovery import Recovery, stopped_elsewhere
 from sluicegate.core.running_tasks import RunningTask, RunningTasks
 from sluicegate.core.sharing import Sharing, released
@@ -77,6 +78,9 @@ from sluicegate.core.transitions import (
     Ended,
     StopRequest,
     TaskEvent,
+    as_ended,
+    as_started,
+    count_ended,
     end_attempt,
     may_commit,
     start_task,
@@ -748,7 +752,7 @@ class PipelineExecutor:
             return
         if not self._held.holds(run):
             return  # dropped meanwhile: it is told as running, and recovered by who holds the job next
-        _, record = start_task(written.job, task, now)
+        record = as_started(task, now)
         run.records[task.pipeline] = record
         spec = self._manager.catalog.specs.get(task.pipeline)
         self._running.add(run, record, spec)
@@ -964,12 +968,13 @@ class PipelineExecutor:
         held = self._book.held_by(record) if is_running else self._book.writer(pipeline)
         holds = held.task_id == record.task_id
         released = replace(held, job_id=None, task_id=None)
+        task = as_ended(record, ended)
+        kind = "task.waiting" if ended.event is TaskEvent.WAIT else "task.finished"
 
         def decide(job: Job) -> Change | None:
             if not self._held.is_own(job, run):
                 return None
-            after, task = end_attempt(job, record, ended)
-            kind = "task.waiting" if ended.event is TaskEvent.WAIT else "task.finished"
+            after = count_ended(job, record, task)
             return Change(
                 after,
                 made_from=job.version,
@@ -990,7 +995,6 @@ class PipelineExecutor:
                 else:
                     self._drop(run.job.job_id)
                 return
-            _, task = end_attempt(written.job, record, ended)
             run.records[pipeline] = task
             if holds:
                 self._book.stored(released)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sluicegate.core.job import TaskRecord
 from sluicegate.core.ports import JobStore, Writer
+from sluicegate.core.records import replace
 
 
 class TableBook:

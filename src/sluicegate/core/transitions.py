@@ -6,7 +6,7 @@ Stores never look at a status. Everything that changes a job or a task passes th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -27,6 +27,7 @@ from sluicegate.core.job import (
     TaskStopRequest,
 )
 from sluicegate.core.receipt import Cause, Kept, Receipt, StopOutcome, Stopped
+from sluicegate.core.records import replace
 from sluicegate.errors import SluicegateError
 
 
@@ -137,18 +138,7 @@ class Ended:
 
 
 def start_task(job: Job, task: TaskRecord, now: datetime) -> tuple[Job, TaskRecord]:
-    """Start an attempt: a new record, or one that was waiting for it. The job's first start makes it `running`."""
-    if task.status is TaskStatus.PENDING:
-        task = replace(
-            task,
-            status=next_task_status(task.status, TaskEvent.START),
-            started_at=now,
-            progress=None,
-            message=None,
-            error=None,
-            inputs=(),
-            stop=None,
-        )
+    """Start an attempt. The job's first start makes it `running`."""
     job = replace(
         job,
         status=next_status(job.status, JobEvent.START)
@@ -157,17 +147,50 @@ def start_task(job: Job, task: TaskRecord, now: datetime) -> tuple[Job, TaskReco
         started_at=job.started_at or now,
         running_tasks=job.running_tasks + 1,
     )
-    return job, task
+    return job, as_started(task, now)
+
+
+def as_started(task: TaskRecord, now: datetime) -> TaskRecord:
+    """The task with its attempt started: a new record, or one that was waiting for it."""
+    if task.status is not TaskStatus.PENDING:
+        return task
+    return replace(
+        task,
+        status=next_task_status(task.status, TaskEvent.START),
+        started_at=now,
+        progress=None,
+        message=None,
+        error=None,
+        inputs=(),
+        stop=None,
+    )
 
 
 def end_attempt(job: Job, task: TaskRecord, ended: Ended) -> tuple[Job, TaskRecord]:
-    """End an attempt. What was committed stays in `stats`; the job counts the task, and its receipt names it."""
-    status = next_task_status(task.status, ended.event)
+    """End an attempt. The job counts the task, and its receipt names it."""
+    after = as_ended(task, ended)
+    return count_ended(job, task, after), after
+
+
+def count_ended(job: Job, before: TaskRecord, after: TaskRecord) -> Job:
+    """The job after an attempt of a task ended."""
+    status = after.status
+    return replace(
+        job,
+        running_tasks=job.running_tasks - (before.status is TaskStatus.RUNNING),
+        completed_tasks=job.completed_tasks + (status is TaskStatus.SUCCESS),
+        failed_tasks=job.failed_tasks + (status is TaskStatus.FAILED),
+        cancelled_tasks=job.cancelled_tasks + (status is TaskStatus.CANCELLED),
+        cancellation=_noted(job.cancellation, after),
+    )
+
+
+def as_ended(task: TaskRecord, ended: Ended) -> TaskRecord:
+    """The task with its attempt ended. What was committed stays in `stats`."""
     waits = ended.event is TaskEvent.WAIT
-    was_running = task.status is TaskStatus.RUNNING
-    task = replace(
+    return replace(
         task,
-        status=status,
+        status=next_task_status(task.status, ended.event),
         attempt=task.attempt + 1 if waits else task.attempt,
         completed_at=None if waits else ended.at,
         stats=ended.stats,
@@ -175,15 +198,6 @@ def end_attempt(job: Job, task: TaskRecord, ended: Ended) -> tuple[Job, TaskReco
         error=ended.error,
         stop=ended.stop,
     )
-    job = replace(
-        job,
-        running_tasks=job.running_tasks - was_running,
-        completed_tasks=job.completed_tasks + (status is TaskStatus.SUCCESS),
-        failed_tasks=job.failed_tasks + (status is TaskStatus.FAILED),
-        cancelled_tasks=job.cancelled_tasks + (status is TaskStatus.CANCELLED),
-        cancellation=_noted(job.cancellation, task),
-    )
-    return job, task
 
 
 def _noted(receipt: Receipt | None, task: TaskRecord) -> Receipt | None:

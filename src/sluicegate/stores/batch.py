@@ -6,11 +6,12 @@ Pure, and the same for every back end that can hold its stored state still meanw
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sluicegate.core.job import Event, Job, LogEntry, TaskRecord
 from sluicegate.core.plan import Plan
 from sluicegate.core.ports import Accepted, Change, Outcome, Refused, Writer
+from sluicegate.core.records import replace
 from sluicegate.stores import codec
 
 

@@ -68,7 +68,9 @@ class SqlStore:
         insert: The dialect's `insert`, which knows upserts.
         mend: What a user can do about an error of the driver; `None` where the mistake is ours.
         watch: Does what `core.ports.Journal.watch` says.
+        begin: Begins a transaction that writes, where the driver does not do it by itself.
         with_changes: A statement that goes with each commit of changes, for those who watch.
+        foreign: A statement that returns something else once another connection has committed, where there is one.
         before_migrating: A statement that keeps others out while the schema is made, where writing does not.
         after_error: Told what the driver raised, once its transaction is over; it may clear the way for the next try.
     """
@@ -82,24 +84,27 @@ class SqlStore:
         insert: Callable[[Table], Any],
         mend: Callable[[Exception], str | None],
         watch: Callable[[Callable[[], None]], Callable[[], None]],
+        begin: Callable[[Any], object] = lambda _: None,
         with_changes: str = "",
+        foreign: str = "",
         before_migrating: str = "",
         after_error: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self._where, self._mend, self._watch = where, mend, watch
-        self._after_error = after_error
+        self._begin, self._after_error = begin, after_error
         self._unwatch: list[Callable[[], None]] = []
         self._writing, self._reading = writing, reading
         self._write_lock = threading.Lock()
         self._writer: Connection | None = None
         self._closed = False
-        self._batches = BatchWriter(writing.dialect, insert, with_changes)
+        self._batches = BatchWriter(writing.dialect, insert, with_changes, foreign)
         self._driver: Any = writing.dialect.import_dbapi()
         try:
             with self._read() as connection:
                 is_at_head = current_revision(connection) == HEAD
             if not is_at_head:
                 with self._write() as connection:
+                    connection.begin()  # or the migrations would commit theirs
                     if before_migrating:
                         connection.exec_driver_sql(before_migrating)
                     bring_to_head(connection, where)
@@ -203,7 +208,7 @@ class SqlStore:
         """
         if not changes:
             return []
-        with self._write() as connection:
+        with self._write(remembers=True) as connection:
             batch = judge(changes, self._batches.read_stored(connection, changes))
             refused = _jobs(connection, batch.unread())
             if len(batch.unread()) < len(changes):
@@ -248,7 +253,7 @@ class SqlStore:
 
     def beat(self, executor: Executor) -> None:
         """Write an executor's heartbeat; the first one makes it known."""
-        with self._write() as connection:
+        with self._write(remembers=True) as connection:
             self._batches.beat(connection, executor)
 
     def executors(self) -> list[Executor]:
@@ -269,7 +274,7 @@ class SqlStore:
         """Append log lines durably, in order; they get growing ids."""
         if not entries:
             return
-        with self._write() as connection:
+        with self._write(remembers=True) as connection:
             self._batches.append_logs(connection, entries)
 
     def logs(
@@ -370,32 +375,45 @@ class SqlStore:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        """The connection that writes: durable when the block ends, undone when it raises."""
+    def _write(self, *, remembers: bool = False) -> Iterator[Connection]:
+        """The connection that writes: durable when the block ends, undone when it raises.
+
+        Args:
+            remembers: Whether what the block writes is noted by what writes it.
+        """
         with self._write_lock, self._translated():
             # Held for good: taking it from the pool and giving it back costs as much as a small commit.
             if self._writer is None or self._writer.closed:
                 self._writer = self._writing.connect()
+            writer = self._writer
+            # By the driver. SQLAlchemy begins its own when it runs something, at the price of a commit.
+            driver = writer.connection.driver_connection
+            assert driver is not None
+            if not remembers:
+                self._batches.forget()
             try:
-                with self._writer.begin():
-                    try:
-                        yield self._writer
-                    except Exception as error:
-                        self._let_go_if_lost(self._writer, error)
-                        raise
-            finally:
-                if self._writer.invalidated:  # the server is gone, or has ended the session
-                    self._writer.close()
-                    self._writer = None
+                self._begin(driver)
+                yield writer
+                (writer if writer.in_transaction() else driver).commit()
+            except BaseException as error:
+                self._undo(writer, driver, error)
+                raise
 
-    def _let_go_if_lost(self, writer: Connection, error: Exception) -> None:
-        """Look whether the driver's connection is gone: SQLAlchemy does not see what is run by the driver itself."""
-        if isinstance(error, self._driver.Error) and not writer.invalidated:
-            lost = self._writing.dialect.is_disconnect(
-                error, writer.connection.driver_connection, None
-            )
-            if lost:
-                writer.invalidate(error)
+    def _undo(self, writer: Connection, driver: Any, error: BaseException) -> None:
+        """Roll back; where the server is gone, or has ended the session, let go of the connection."""
+        self._batches.forget()
+        try:
+            (writer if writer.in_transaction() else driver).rollback()
+        except (DBAPIError, self._driver.Error) as second:
+            error = second
+        lost = isinstance(error, self._driver.Error) and self._writing.dialect.is_disconnect(
+            error, driver, None
+        )
+        if lost and not writer.invalidated:  # it does not see what is run by the driver itself
+            writer.invalidate(error)
+        if writer.invalidated:
+            writer.close()
+            self._writer = None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -63,10 +63,10 @@ def open_sqlite(path: str) -> SqlStore:
         raise StoreUnavailableError(path, "it is readonly", mend=dict(_MENDS)["readonly"])
     return SqlStore(
         where=path,
-        writing=_engine(path, "BEGIN IMMEDIATE", connections_max=1),
-        reading=_engine(
-            path, "BEGIN", connections_max=_READERS_MAX, also=("PRAGMA query_only = ON",)
-        ),
+        writing=_engine(path, connections_max=1),
+        reading=_reading_engine(path),
+        begin=lambda connection: connection.execute("BEGIN IMMEDIATE"),
+        foreign="PRAGMA data_version",
         insert=insert,
         mend=_mend,
         watch=lambda told: _watch(path, told),
@@ -107,7 +107,18 @@ def _watch(path: str, told: Callable[[], None]) -> Callable[[], None]:
     return end
 
 
-def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...] = ()) -> Engine:
+def _reading_engine(path: str) -> Engine:
+    engine = _engine(path, connections_max=_READERS_MAX, also=("PRAGMA query_only = ON",))
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        # By the driver: SQLAlchemy's own execution would cost more than all else that begins a transaction.
+        connection.connection.driver_connection.execute("BEGIN")
+
+    return engine
+
+
+def _engine(path: str, *, connections_max: int, also: tuple[str, ...] = ()) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=path),
         pool_size=connections_max,
@@ -132,11 +143,6 @@ def _engine(path: str, begin: str, *, connections_max: int, also: tuple[str, ...
                 "its file system allows no write-ahead log",
                 mend="keep the store on a local disk",
             )
-
-    @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Any) -> None:
-        # By the driver: SQLAlchemy's own execution would cost more than all else that begins a transaction.
-        connection.connection.driver_connection.execute(begin)
 
     return engine
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from sluicegate.core.job import Job, LogEntry
 from sluicegate.core.ports import Change, Executor, Writer
+from sluicegate.core.records import replace
 from sluicegate.stores import codec
 from sluicegate.stores.batch import Batch, Counters, Stored, number_logs
 from sluicegate.stores.schema import (
@@ -53,13 +54,29 @@ _COUNTERS: Final = (
     .with_for_update()
 )
 
-# What changes are judged by. A few keys are looked up one by one, many at once.
+# What changes are judged by. A few keys are looked up by one statement that is compiled once, many by one of their own.
 _VERSIONS: Final = jobs.c.job_id, jobs.c.version
 _REVISIONS: Final = writers.c.table_name, writers.c.revision
 _KEYS: Final = jobs.c.idempotency_key, jobs.c.job_id
-_SINGLE_LOOKUPS_MAX: Final = 16
+_FEW: Final = 16
+# Rows by one statement. The driver lets go of the interpreter for each step of a statement, and gets it back when the
+# threads that run meanwhile let go of it: rows that share a step share that wait.
+_ROWS_AT_ONCE: Final = 16, 4, 1
+
+# Jobs whose version is remembered.
+_KNOWN_MAX: Final = 10_000
 
 _Item = TypeVar("_Item")
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is stored, as this connection left it. It holds for as long as no other one has committed since."""
+
+    seen: Any = None
+    counters: Counters | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
 
 
 class BatchWriter:
@@ -69,12 +86,19 @@ class BatchWriter:
         dialect: The database's.
         insert: The dialect's `insert`, which knows upserts.
         with_changes: A statement that is run along with each batch, or none.
+        foreign: A statement that returns something else once another connection has committed; without one, what is
+            stored is read for each batch.
     """
 
     def __init__(
-        self, dialect: Dialect, insert: Callable[[Table], Any], with_changes: str = ""
+        self,
+        dialect: Dialect,
+        insert: Callable[[Table], Any],
+        with_changes: str = "",
+        foreign: str = "",
     ) -> None:
-        self._with_changes = with_changes
+        self._with_changes, self._foreign = with_changes, foreign
+        self._known = _Known()
 
         def inserting(table: Table) -> _Prepared:
             return _Prepared(table.insert(), dialect, table.c.keys())
@@ -125,8 +149,21 @@ class BatchWriter:
             return self._hold_counters(cursor)
 
     def _hold_counters(self, cursor: Any) -> Counters:
+        if self._foreign:
+            (seen,) = cursor.execute(self._foreign).fetchone()
+            if seen != self._known.seen or len(self._known.versions) > _KNOWN_MAX:
+                self._known = _Known(seen)
+        if self._known.counters is not None:
+            return self._known.counters
         (row,) = self._counters.rows(cursor, {"one": 1})
-        return Counters(*row)
+        found = Counters(*row)
+        if self._foreign:
+            self._known.counters = found
+        return found
+
+    def forget(self) -> None:
+        """What was written is not stored, or something else was: read again what is."""
+        self._known = _Known()
 
     def read_stored(self, connection: Connection, changes: Sequence[Change]) -> Stored:
         """Read what the changes are judged by. The counters come first: they keep other writers out."""
@@ -138,13 +175,15 @@ class BatchWriter:
             for c in changes
             if c.made_from == 0 and (key := c.job.idempotency_key) is not None
         }
+        versions, revisions, keys_in_use = self._lookups
         with _cursor(connection) as cursor:
+            counters = self._hold_counters(cursor)
+            known = self._known
             return Stored(
-                self._hold_counters(cursor),
-                *(
-                    lookup.find(connection, cursor, wanted)
-                    for lookup, wanted in zip(self._lookups, (job_ids, tables, keys), strict=True)
-                ),
+                counters,
+                versions.find(connection, cursor, job_ids, known.versions),
+                revisions.find(connection, cursor, tables, known.revisions),
+                keys_in_use.find(connection, cursor, keys, {}),
             )
 
     def write(self, connection: Connection, batch: Batch) -> None:
@@ -161,6 +200,11 @@ class BatchWriter:
             self._insert_log.run(cursor, map(codec.encode_log, batch.logs))
             if self._with_changes:
                 cursor.execute(self._with_changes)
+        if self._foreign:
+            known = self._known
+            known.versions.update((job.job_id, job.version) for job in batch.created.values())
+            known.versions.update((job.job_id, job.version) for job in batch.updated.values())
+            known.revisions.update((w.table, w.revision) for w in batch.writers.values())
 
     def append_logs(self, connection: Connection, entries: Sequence[LogEntry]) -> None:
         """Write log lines and give them their ids."""
@@ -197,6 +241,8 @@ class BatchWriter:
     def _write_counters(self, cursor: Any, after: Counters) -> None:
         row = {"event_id": after.event_id, "log_id": after.log_id, "position": after.position}
         self._update_counters.run(cursor, [row | {"one": 1}])
+        if self._foreign:
+            self._known.counters = after
 
 
 def _cursor(connection: Connection) -> closing[Any]:
@@ -220,15 +266,24 @@ class _Prepared:
         self._statement, self._dialect, self._names = statement, dialect, list(names)
         self._sql = ""
         self._arguments: Callable[[dict[str, Any]], Any] = dict
+        self._joined: dict[int, str] = {}  # by how many rows it writes at once
 
     def run(self, cursor: Any, rows: Iterable[dict[str, Any]]) -> None:
-        """Run it once for each row, if there is any."""
+        """Run it for each row, if there is any."""
         rows = list(rows)
         if not rows:
             return
         if not self._sql:
             self._compile()
-        cursor.executemany(self._sql, [self._arguments(row) for row in rows])
+        arguments = [self._arguments(row) for row in rows]
+        if not self._joined:
+            cursor.executemany(self._sql, arguments)
+            return
+        done = 0
+        for count, sql in self._joined.items():
+            while len(arguments) - done >= count:
+                cursor.execute(sql, [*chain.from_iterable(arguments[done : done + count])])
+                done += count
 
     def rows(self, cursor: Any, arguments: dict[str, Any]) -> list[Any]:
         """Return the rows that it finds."""
@@ -240,30 +295,44 @@ class _Prepared:
     def _compile(self) -> None:
         names = None if isinstance(self._statement, Select) else self._names
         compiled = self._statement.compile(dialect=self._dialect, column_keys=names)
+        self._sql = str(compiled)
         if positions := compiled.positiontup:
             single = itemgetter(*positions)
             self._arguments = single if len(positions) > 1 else lambda row: (single(row),)
-        self._sql = str(compiled)
+            if isinstance(self._statement, Insert):
+                row = f"({', '.join('?' * len(positions))})"
+                head, values, tail = self._sql.partition(f"VALUES {row}")
+                assert values, self._sql
+                for count in _ROWS_AT_ONCE:
+                    self._joined[count] = f"{head}VALUES {', '.join([row] * count)}{tail}"
 
 
 class _Lookup:
     """Finds the values of one column by keys of another."""
 
     def __init__(self, key: Column[Any], value: Column[Any], dialect: Dialect) -> None:
-        one = select(key, value).where(key == bindparam("wanted"))
-        self._one = _Prepared(one, dialect, ["wanted"])
+        self._names = [f"wanted_{n}" for n in range(_FEW)]
+        few = select(key, value).where(key.in_([bindparam(name) for name in self._names]))
+        self._few = _Prepared(few, dialect, self._names)
         self._many = select(key, value).where(key.in_(bindparam("wanted", expanding=True)))
 
-    def find(self, connection: Connection, cursor: Any, wanted: Collection[str]) -> dict[str, Any]:
-        """Return key to value for those of `wanted` that are stored."""
-        found: dict[str, Any] = {}
-        if len(wanted) <= _SINGLE_LOOKUPS_MAX:
-            for key in wanted:
-                found.update(self._one.rows(cursor, {"wanted": key}))
-            return found
-        for some in chunks(wanted):
-            rows = connection.execute(self._many, {"wanted": some})
-            found.update((row[0], row[1]) for row in rows)
+    def find(
+        self,
+        connection: Connection,
+        cursor: Any,
+        wanted: Collection[str],
+        known: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Return key to value for those of `wanted` that are stored; what is `known` is not read."""
+        found = {key: known[key] for key in wanted if key in known}
+        unread = [key for key in wanted if key not in found] if len(found) < len(wanted) else []
+        if len(unread) > _FEW:
+            for some in chunks(unread):
+                rows = connection.execute(self._many, {"wanted": some})
+                found.update((row[0], row[1]) for row in rows)
+        elif unread:
+            arguments = dict(zip_longest(self._names, unread))  # NULL is in no list
+            found.update(self._few.rows(cursor, arguments))
         return found
 
 

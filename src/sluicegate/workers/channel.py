@@ -20,7 +20,9 @@ FDS_MAX: Final = 32
 
 Message = dict[str, Any]
 
+# One of each for all messages: `json.loads` also guesses the encoding, `json.dumps` with options makes a new encoder.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str, ensure_ascii=False)
+_DECODER: Final = json.JSONDecoder()
 
 
 class ChannelClosedError(Exception):
@@ -65,8 +67,8 @@ class Channel:
         return message
 
     def receive_ready(self) -> list[Message]:
-        """Return what has arrived after the socket became readable. Raises: `ChannelClosedError` when nothing can."""
-        self._fill()
+        """Return what has arrived, without waiting. Raises: `ChannelClosedError` when nothing can arrive any more."""
+        self._fill(socket.MSG_DONTWAIT)
         messages = []
         while (message := self._next()) is not None:
             messages.append(message)
@@ -82,9 +84,9 @@ class Channel:
         with contextlib.suppress(OSError):
             self.sock.close()
 
-    def _fill(self) -> None:
+    def _fill(self, flags: int = 0) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, READ_BYTES, FDS_MAX)
+            data, fds, _, _ = socket.recv_fds(self.sock, READ_BYTES, FDS_MAX, flags)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -105,7 +107,7 @@ class Channel:
         body = bytes(self._buffer[4 : 4 + length])
         del self._buffer[: 4 + length]
         try:
-            message: Message = json.loads(body)
+            message: Message = _DECODER.decode(body.decode())
         except ValueError as error:
             raise ChannelClosedError("a frame is not ours") from error
         return message

@@ -411,8 +411,12 @@ class LocalWorkers:
 
     def _hand_over(self, worker: _Worker, assignment: Assignment) -> None:
         worker.assignment, worker.ended, worker.stage = assignment, None, None
-        worker.used = True
         self._by_task[assignment.task_id] = worker
+        if (
+            worker.used
+        ):  # it says itself when its first task begins, for it may be loading the pipelines yet
+            self._listener(TaskBegan(assignment.task_id))
+        worker.used = True
         self._tell(
             worker,
             {
@@ -539,14 +543,8 @@ class LocalWorkers:
             self._finish(worker)
 
     def _from_worker(self, worker: _Worker) -> None:
-        worker.channel.sock.setblocking(False)
-        try:
-            messages = worker.channel.receive_ready()
-        finally:
-            if worker.channel.fileno() >= 0:
-                worker.channel.sock.setblocking(True)
         lines: list[LogEntry] = []
-        for message in messages:
+        for message in worker.channel.receive_ready():
             if message["kind"] == "log" and worker.assignment is not None:
                 lines.append(_log_entry(worker.assignment, message))
             else:

@@ -21,6 +21,9 @@ import socket
 import sys
 import threading
 import time
+
+# Those of `signal` wrap each answer in an enum, which for all signals costs as much as the rest of a task.
+from _signal import getsignal  # type: ignore[import-not-found]
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -82,6 +85,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._registry: Registry | None = None
         self._unloaded: str | None = None
+        self._has_begun = False
         self._task: Task | None = None
         self._handing_over = threading.Lock()
         # Attempts: the last that has ended, and those whose order waits yet and that were stopped before they began.
@@ -254,7 +258,11 @@ class Worker:
                 if self._is_revoked(which):
                     return
                 self._task = task
-            self._send({"kind": "began"})
+            if (
+                not self._has_begun
+            ):  # later ones begin as soon as they are handed over, which the executor knows
+                self._has_begun = True
+                self._send({"kind": "began"})
             ended = contextvars.copy_context().run(self._attempt.run)
             if os.getpid() != self._pid:
                 _leave_fork()  # a child that the task forked came back from the pipeline, too
@@ -362,8 +370,8 @@ class _Pristine:
 
     def __init__(self) -> None:
         self._threads, self._thread_count = _threads(), _thread._count()
-        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._environ = dict(os.environ)
+        self._handlers = {number: getsignal(number) for number in _SIGNALS}
+        self._environ = dict(os.environb)
         self._cwd = Path.cwd()
         self._umask = _umask()
         self._streams = sys.stdin, sys.stdout, sys.stderr
@@ -379,7 +387,7 @@ class _Pristine:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler:
+            if getsignal(number) is not handler:
                 if handler is None:
                     return "a signal handler was replaced"
                 signal.signal(number, handler)
@@ -393,9 +401,9 @@ class _Pristine:
         return self._dirt()
 
     def _restore_interpreter(self) -> None:
-        if os.environ != self._environ:
-            os.environ.clear()
-            os.environ.update(self._environ)
+        if dict(os.environb) != self._environ:
+            os.environb.clear()
+            os.environb.update(self._environ)
             time.tzset()
         sys.stdin, sys.stdout, sys.stderr = self._streams
         sys.path[:] = self._path
