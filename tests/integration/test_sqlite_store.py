@@ -32,7 +32,7 @@ from sluicegate.core.job import (
     TaskStatus,
 )
 from sluicegate.core.plan import Plan, PlanStep
-from sluicegate.core.ports import Accepted, Change
+from sluicegate.core.ports import Accepted, Change, Refused, Writer
 from sluicegate.core.store_errors import StoreTooNewError, StoreUnavailableError
 from sluicegate.stores import open_store, sqlite
 from sluicegate.stores.migrations import HEAD, upgrade
@@ -139,6 +139,96 @@ def test_a_full_disk_leaves_nothing_half_written(store: SqlStore) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
     assert all(isinstance(outcome, Accepted) for outcome in store.commit(batch))
     assert len(store.events()) == 49
+
+
+# ------------------------------------------------------------------ what a store remembers
+
+
+def test_what_another_process_has_committed_is_seen(store: SqlStore, path: Path) -> None:
+    """A store remembers what it has written, for as long as nobody else has written since."""
+    other = sqlite.open_sqlite(str(path))
+    said = Event("job.created", job(1).job_id, T0)
+    held = Writer("bronze.a", epoch=1, job_id=job(1).job_id, task_id="t")
+    first = Change(job(1), 0, writers=(held,), events=(said,))
+    assert isinstance(store.commit([first])[0], Accepted)
+    elsewhere = Change(replace(job(1), status=JobStatus.RUNNING), 1, events=(said,))
+    assert isinstance(other.commit([elsewhere])[0], Accepted)
+
+    assert store.commit([Change(job(1), 1)]) == [Refused(replace(elsewhere.job, version=2))]
+    freed = replace(held, job_id=None, task_id=None, revision=1)
+    assert isinstance(other.commit([Change(job(2), 0, writers=(freed,))])[0], Accepted)
+    assert isinstance(store.commit([Change(job(3), 0, writers=(freed,))])[0], Refused)
+    [accepted] = store.commit([Change(job(1), 2, events=(said,))])
+    assert isinstance(accepted, Accepted)
+    assert [one.event_id for one in accepted.events] == [3]
+    assert [one.event_id for one in store.events()] == [1, 2, 3]
+    other.close()
+
+
+def test_what_a_store_has_removed_itself_is_not_remembered(store: SqlStore) -> None:
+    """Its version says nothing about one that is made anew."""
+    [made] = store.commit([Change(job(1), 0)])
+    assert isinstance(made, Accepted)
+    store.commit([Change(job(1), 1)])
+    assert store.remove([[replace(job(1), version=2)]]) == [True]
+    assert store.commit([Change(job(1), 2)]) == [Refused(None)]
+    assert isinstance(store.commit([Change(job(1), 0)])[0], Accepted)
+
+
+def test_what_was_undone_is_not_remembered(store: SqlStore) -> None:
+    """An error after the rows were written: the same change is accepted the next time."""
+    said = Event("job.created", job(1).job_id, T0)
+    change = Change(job(1), 0, writers=(Writer("bronze.a", epoch=1),), events=(said,))
+    write = store._batches.write
+
+    def fail(*given: Any) -> None:
+        write(*given)
+        raise RuntimeError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._batches, "write", fail)
+        with pytest.raises(RuntimeError):
+            store.commit([change])
+    [accepted] = store.commit([change])
+    assert isinstance(accepted, Accepted)
+    assert [one.event_id for one in accepted.events] == [1]
+
+
+def test_a_batch_costs_few_statements(store: SqlStore) -> None:
+    """For each the driver gives the interpreter to others and waits for its turn: they are what a small task costs."""
+    running = replace(job(1), status=JobStatus.RUNNING)
+    store.commit([Change(running, 0, plan=Plan((PlanStep("bronze.a"),)))])
+
+    def batch(version: int, revision: int) -> list[Change]:
+        """Four tasks that start, each on a table of its own."""
+        return [
+            Change(
+                replace(running, version=version + n + 1),
+                version + n,
+                tasks=(TaskRecord(f"t{n}", running.job_id, f"bronze.n{n}", TaskStatus.RUNNING),),
+                writers=(Writer(f"bronze.n{n}", epoch=1, revision=revision),),
+                events=(Event("task.started", running.job_id, T0, f"t{n}"),),
+            )
+            for n in range(4)
+        ]
+
+    assert all(isinstance(one, Accepted) for one in store.commit(batch(1, 0)))
+    seen: list[str] = []
+    assert store._writer is not None
+    driver: Any = store._writer.connection.driver_connection
+    driver.set_trace_callback(seen.append)
+    assert all(isinstance(one, Accepted) for one in store.commit(batch(5, 1)))
+    driver.set_trace_callback(None)
+    assert [" ".join(statement.split()[:3]) for statement in seen] == [
+        "BEGIN IMMEDIATE",
+        "PRAGMA data_version",
+        "UPDATE counters SET",
+        "UPDATE jobs SET",
+        "INSERT INTO tasks",
+        "INSERT INTO writers",
+        "INSERT INTO events",
+        "COMMIT",
+    ]
 
 
 # ------------------------------------------------------------------ query plans

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import SLACK, Here, descriptors, find, gone, kill, until
 
 from sluicegate.core.job import JobStatus, TaskStatus
+from sluicegate.core.ports import TaskBegan, TaskEnded, WorkerEvent
+from sluicegate.workers.local import LocalWorkers
 
 PIPELINES = '''
 import ctypes, faulthandler, gc, json, logging, os, resource, signal, socket, subprocess, sys, threading, time
@@ -626,3 +628,22 @@ def test_nothing_leaks_over_many_tasks_and_stops(here: Here) -> None:
         here.stop(stopped, "force")
     until(lambda: len(here.alive()) == 4, "guard, zygote and two workers")
     assert counts() == before
+
+
+def test_each_task_is_told_to_have_begun_once(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one of a worker by itself, for it loads before; a later one begins as it is handed over."""
+    workers = cast("LocalWorkers", here.service.tables)
+    heard: list[tuple[str, str]] = []
+    listener = workers._listener
+
+    def listen(event: WorkerEvent) -> None:
+        if isinstance(event, TaskBegan | TaskEnded):
+            heard.append((event.task_id, type(event).__name__))
+        listener(event)
+
+    monkeypatch.setattr(workers, "_listener", listen)
+    here.run("bronze.dirty", params={"kind": "thread"})  # at least one worker is new after it
+    tasks = [here.task(here.run("bronze.pid")).task_id for _ in range(6)]
+    for task_id in tasks:
+        of_task = [kind for of, kind in heard if of == task_id]
+        assert of_task == ["TaskBegan", "TaskEnded"]

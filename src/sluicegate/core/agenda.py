@@ -18,6 +18,7 @@ from sluicegate.core.store_errors import StoreUnavailableError
 log = logging.getLogger(__name__)
 
 STORE_PAUSE_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 0.008
 
 Message = TypeVar("Message")
 
@@ -62,6 +63,7 @@ class Agenda(Generic[Message]):
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._outgoing: list[tuple[str, Decide, Done]] = []
+        self._hold_until: float | None = None  # of what is outgoing, when nothing of it is urgent
         # Decisions and readings under way; nothing is handed back before they are known.
         self.unanswered = 0
 
@@ -123,7 +125,10 @@ class Agenda(Generic[Message]):
     @property
     def next_in(self) -> float | None:
         """Seconds until something is due, or `None`."""
-        return self._timers[0][0] - self._clock.monotonic() if self._timers else None
+        due = [self._timers[0][0]] if self._timers else []
+        if self._outgoing and self._hold_until is not None:
+            due.append(self._hold_until)
+        return min(due) - self._clock.monotonic() if due else None
 
     @property
     def is_at_rest(self) -> bool:
@@ -144,15 +149,22 @@ class Agenda(Generic[Message]):
         decide: Decide,
         then: Callable[[Written], None],
         failed: Callable[[], None] = lambda: None,
+        *,
+        can_wait: bool = False,
     ) -> None:
         """Store a decision; `then` runs on this thread. A store that is away for a while is asked again.
 
         Args:
             failed: Runs instead of `then` when it can never be stored; then the job is let go of.
+            can_wait: For `GATHER_SECONDS` at most, when more is expected that can be stored in the same step.
         """
         self.unanswered += 1
 
         def submit() -> None:
+            if not can_wait:
+                self._hold_until = None
+            elif not self._outgoing:
+                self._hold_until = self._clock.monotonic() + GATHER_SECONDS
             self._outgoing.append((job_id, decide, done))
 
         def done(result: Written | BaseException) -> None:
@@ -173,8 +185,16 @@ class Agenda(Generic[Message]):
 
         submit()
 
-    def send_out(self) -> None:
-        """Store what was decided since in one step: the end of a task and the start of the next share an fsync."""
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, []
-            self._ledger.submit_all(outgoing)
+    def send_out(self, *, expects_more: bool = False) -> None:
+        """Store what was decided since in one step: the end of a task and the start of the next share an fsync.
+
+        Args:
+            expects_more: Whether it is worth a moment's wait, where all that is decided can wait.
+        """
+        if not self._outgoing:
+            return
+        holds = expects_more and self._hold_until is not None
+        if holds and self._clock.monotonic() < (self._hold_until or 0.0):
+            return
+        outgoing, self._outgoing = self._outgoing, []
+        self._ledger.submit_all(outgoing)

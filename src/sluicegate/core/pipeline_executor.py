@@ -354,7 +354,7 @@ class PipelineExecutor:
         for run in self._held.take_touched():
             if not self._closing and (run.is_drained or self._is_out_of_reach(run)):
                 self._close(run)
-        self._agenda.send_out()
+        self._agenda.send_out(expects_more=self._running.ends_soon and not self._closing)
         if self._closing and not self._running and not self._agenda.unanswered:
             self._hand_back()
 
@@ -740,7 +740,11 @@ class PipelineExecutor:
             self._starting.discard(task.task_id)
 
         self._agenda.write(
-            run.job.job_id, decide, lambda w: self._started(run, task, free, now, w), failed
+            run.job.job_id,
+            decide,
+            lambda w: self._started(run, task, free, now, w),
+            failed,
+            can_wait=True,
         )
 
     def _started(
@@ -1002,7 +1006,7 @@ class PipelineExecutor:
             self._held.saw(run, written.job)
             self._follow_up(run, task, pause)
 
-        self._agenda.write(run.job.job_id, decide, then)
+        self._agenda.write(run.job.job_id, decide, then, can_wait=True)
 
     def _follow_up(self, run: JobRun, task: TaskRecord, pause: float) -> None:
         self._held.touch(run)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sluicegate.cancel_policy import CancelPolicy
-from sluicegate.core.agenda import Agenda, Timer
+from sluicegate.core.agenda import GATHER_SECONDS, Agenda, Timer
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import StopMode, TaskRecord
 from sluicegate.core.job_run import JobRun
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 CONTACT_SECONDS: Final = 1.0
 LOAD_SECONDS: Final = 60.0
 MEAN_OF_TASKS: Final = 8
+SHORTEST_SECONDS: Final = 0.004
 
 Heard = TaskBegan | CheckpointsPassed | TaskHung | ShieldChanged | RemoteStopped
 
@@ -104,6 +105,14 @@ class RunningTasks:
     def get(self, task_id: str) -> RunningTask | None:
         """Return a task, `None` when it is not running here."""
         return self._tasks.get(task_id)
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether one is likely to end within the time that a commit takes."""
+        if not self._tasks or self.mean_seconds > SHORTEST_SECONDS:
+            return False
+        youngest = next(reversed(self._tasks.values()))
+        return self._clock.monotonic() - youngest.since < GATHER_SECONDS
 
     def of(self, run: JobRun) -> list[RunningTask]:
         """Return those of a job, as it is run here."""

@@ -115,6 +115,7 @@ class _Worker:
     lost_guard: bool = False
     born_at: float = field(default_factory=time.monotonic)
     used: bool = False
+    has_begun: bool = False  # a task: its pipelines are loaded
     specs: list[PipelineSpec] = field(default_factory=list)
 
 
@@ -412,11 +413,10 @@ class LocalWorkers:
     def _hand_over(self, worker: _Worker, assignment: Assignment) -> None:
         worker.assignment, worker.ended, worker.stage = assignment, None, None
         self._by_task[assignment.task_id] = worker
-        if (
-            worker.used
-        ):  # it says itself when its first task begins, for it may be loading the pipelines yet
-            self._listener(TaskBegan(assignment.task_id))
         worker.used = True
+        # Until then it may be loading the pipelines, and says itself when a task begins.
+        if worker.has_begun:
+            self._listener(TaskBegan(assignment.task_id))
         self._tell(
             worker,
             {
@@ -568,6 +568,8 @@ class LocalWorkers:
         elif kind == "loaded":
             self._loaded(worker, message)
         elif task is not None:
+            if kind == "began":
+                worker.has_begun = True
             if kind == "ended":
                 self._attempt_ended(worker, message)
             elif (event := _event(task, message)) is not None:
@@ -736,13 +738,17 @@ class LocalWorkers:
 
     def _lost_guard(self) -> None:
         """The guard or the zygote died: end what they watched from here, and build all of it anew."""
-        if self._closing or self._restart_at is not None:
+        if self._restart_at is not None:
             return
-        log.error("guard_lost replacing it")
         for channel in (self._control, self._zygote):
             if channel is not None:
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(channel.sock)
+        if self._closing:  # as it should be
+            return
+        log.error("guard_lost replacing it")
+        for channel in (self._control, self._zygote):
+            if channel is not None:
                 channel.close()
         if self._guard is not None:
             self._end_by_force(self._guard)

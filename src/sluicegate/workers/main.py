@@ -371,8 +371,8 @@ class _Pristine:
     def __init__(self) -> None:
         self._threads, self._thread_count = _threads(), _thread._count()
         self._handlers = {number: getsignal(number) for number in _SIGNALS}
-        self._environ = dict(os.environb)
-        self._cwd = Path.cwd()
+        self._environ = dict(_ENVIRON)
+        self._cwd = os.getcwd()  # noqa: PTH109 - a path costs ten times as much
         self._umask = _umask()
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._descriptors = [_identity(fd) for fd in (0, 1, 2)]
@@ -394,22 +394,24 @@ class _Pristine:
         self._restore_interpreter()
         os.umask(self._umask)
         try:
-            if Path.cwd() != self._cwd:
+            if os.getcwd() != self._cwd:  # noqa: PTH109
                 os.chdir(self._cwd)
         except OSError:
             return "its working directory is gone"
         return self._dirt()
 
     def _restore_interpreter(self) -> None:
-        if dict(os.environb) != self._environ:
+        if self._environ != _ENVIRON:
             os.environb.clear()
             os.environb.update(self._environ)
             time.tzset()
         sys.stdin, sys.stdout, sys.stderr = self._streams
         sys.path[:] = self._path
-        logging.root.setLevel(self._log_level)
         logging.root.handlers[:] = self._log_handlers
-        logging.disable(self._log_disabled)
+        if logging.root.level != self._log_level:  # either forgets what every logger has found out
+            logging.root.setLevel(self._log_level)
+        if logging.root.manager.disable != self._log_disabled:
+            logging.disable(self._log_disabled)
 
     def _dirt(self) -> str | None:
         """What a task has left here that cannot be put back."""
@@ -433,6 +435,8 @@ class _Pristine:
 _SIGNALS: Final = tuple(
     number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
 )
+# What `os.environ` and `os.environb` are made of: reading all through either costs as much as the rest of a task.
+_ENVIRON: Final[dict[bytes, bytes]] = os.environb._data  # type: ignore[attr-defined]
 _LIMITS: Final = tuple(
     getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")
 )

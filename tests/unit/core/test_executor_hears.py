@@ -8,13 +8,14 @@ import pytest
 from executor_world import STATS, Made, World, spec
 from fakes import T0
 
+from sluicegate.core.agenda import GATHER_SECONDS
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import Event, JobStatus, LogEntry, StopMode, TableRollback
 from sluicegate.core.job_manager import Catalog
 from sluicegate.core.lease import SCAN_AGAIN_SECONDS
 from sluicegate.core.pipeline_executor import WIDE_TASKS_MIN
 from sluicegate.core.plan import make_plan
-from sluicegate.core.ports import Change, TaskLogged
+from sluicegate.core.ports import Change, PermitAsked, TaskLogged
 from sluicegate.core.store_errors import StoreUnavailableError
 
 A, B, C, D, SA = "bronze.a", "bronze.b", "bronze.c", "bronze.d", "silver.a"
@@ -239,6 +240,9 @@ def test_what_can_start_at_one_moment_starts_in_one_write(made: Made) -> None:
     assert (len(world.running), world.store.commits) == (8, [8])
 
 
+SHORT = 0.003  # four at a time last longer than a commit, and are still short
+
+
 def test_short_tasks_are_started_ahead_as_long_as_many_are_ready(made: Made) -> None:
     """Where the first of so many is taken, a worker finds its next task there; the last ones run when they are told."""
     world = made(*(spec(f"bronze.n{n}") for n in range(100)), capacity=2)
@@ -246,11 +250,61 @@ def test_short_tasks_are_started_ahead_as_long_as_many_are_ready(made: Made) -> 
     world.run()
     ready_with = {2: set[int](), 3: set[int](), 4: set[int]()}
     for ended in range(1, 98):
+        world.clock.pass_(SHORT)
         world.end(world.running[0])
         live = len(world.running)
         ready_with[live].add(100 - ended - live)
     assert min(ready_with[4]) == WIDE_TASKS_MIN - 1
     assert ready_with[3] == {WIDE_TASKS_MIN - 1}, "one by one it comes back to what runs"
+
+
+def shortest(made: Made) -> World:
+    """Two workers and two tasks ahead of them, in a job whose tasks last less than a commit."""
+    world = made(*(spec(f"bronze.n{n}") for n in range(200)), capacity=2)
+    world.workers.ahead = 2
+    world.run()
+    for _ in range(25):
+        for pipeline in world.running:
+            world.end(pipeline)
+    assert len(world.running) == 4
+    world.store.commits.clear()
+    return world
+
+
+def test_ends_that_are_expected_at_once_are_stored_with_the_starts_that_follow(made: Made) -> None:
+    """One fsync for what the workers do in the time of one."""
+    world = shortest(made)
+    world.clock.pass_(GATHER_SECONDS / 2)
+    first, *others = world.running
+    world.end(first)
+    assert world.store.commits == [], "others are about to end"
+    for pipeline in others:
+        world.end(pipeline)
+    assert world.store.commits == [8]
+    assert len(world.running) == 4
+
+
+def test_an_end_is_not_held_for_longer_than_a_moment(made: Made) -> None:
+    """The others need longer this time."""
+    world = shortest(made)
+    world.end(world.running[0])
+    world.later(GATHER_SECONDS / 2)
+    assert world.store.commits == []
+    world.later(GATHER_SECONDS / 2)
+    assert world.store.commits == [2]
+    world.clock.pass_(GATHER_SECONDS)
+    world.end(world.running[0])
+    assert world.store.commits == [2, 2], "what has run for so long is not about to end"
+
+
+def test_what_does_not_wait_takes_along_what_does(made: Made) -> None:
+    """A task that asks whether it may commit waits for the answer, and with it the ends before it are stored."""
+    world = shortest(made)
+    world.end(world.running[0])
+    asks = world.live(world.running[0])
+    world.workers.tell(PermitAsked(asks.task_id, 1, 1))
+    world.settle()
+    assert world.store.commits == [3]
 
 
 def test_a_task_with_a_limit_is_never_started_ahead(made: Made) -> None:

@@ -1456,11 +1456,13 @@ def test_short_tasks_are_started_ahead_only_where_many_wait(made: Made) -> None:
     world = made(*(spec(f"bronze.n{n}") for n in range(100)), capacity=2)
     job_id = world.run()
     assert len(world.workers.live) == 2
-    for _ in range(60):  # each lasts no time by the fake clock
+    for _ in range(60):
         world.workers.ahead = 2
+        world.clock.pass_(0.003)
         world.end(next(iter(world.workers.live.values())).spec.pipeline_id)
     assert len(world.workers.live) == 4
     for _ in range(20):
+        world.clock.pass_(0.003)
         world.end(next(iter(world.workers.live.values())).spec.pipeline_id)
     assert len(world.workers.live) == 2
     world.cancel(job_id)

@@ -10,7 +10,7 @@ from executor_world import spec
 from fakes import T0, DirectLedger, FakeClock, FakeWorkers, MemoryStore
 
 from sluicegate.cancel_policy import CancelPolicy
-from sluicegate.core.agenda import Agenda
+from sluicegate.core.agenda import GATHER_SECONDS, Agenda
 from sluicegate.core.cancellation import Stage
 from sluicegate.core.job import Job, JobStatus, StopMode, TaskRecord, TaskStatus
 from sluicegate.core.job_run import JobRun
@@ -28,6 +28,7 @@ from sluicegate.core.running_tasks import (
     CONTACT_SECONDS,
     LOAD_SECONDS,
     MEAN_OF_TASKS,
+    SHORTEST_SECONDS,
     RunningTask,
     RunningTasks,
 )
@@ -123,6 +124,25 @@ def test_the_mean_is_of_the_last_tasks(world: World) -> None:
         world.pass_(seconds)
         world.tasks.remove(task.task_id)
         assert world.tasks.mean_seconds == pytest.approx(expected)
+
+
+def test_only_a_young_task_among_short_ones_is_about_to_end(world: World) -> None:
+    """By it the executor knows whether a moment's wait spares a commit."""
+    world.start()
+    assert not world.tasks.ends_soon, "the first tasks are not known to be short"
+    world.tasks.mean_seconds = SHORTEST_SECONDS
+    assert world.tasks.ends_soon
+    world.pass_(GATHER_SECONDS)
+    assert not world.tasks.ends_soon, "this one is not short"
+    young = world.start(B)
+    assert world.tasks.ends_soon
+    world.tasks.mean_seconds = SHORTEST_SECONDS * 1.01
+    assert not world.tasks.ends_soon
+    world.tasks.mean_seconds = 0.0
+    world.tasks.remove(young.task_id)
+    assert not world.tasks.ends_soon
+    world.tasks.remove(next(iter(world.tasks)).task_id)
+    assert not world.tasks.ends_soon
 
 
 def test_an_attempt_that_is_over_is_asked_nothing_more(world: World) -> None:
