@@ -17,6 +17,8 @@ from typing import Any, Final
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 READ_BYTES: Final = 256 * 1024
 FDS_MAX: Final = 32
+_FD_BYTES: Final = array.array("i").itemsize
+_RIGHTS_BYTES: Final = socket.CMSG_LEN(FDS_MAX * _FD_BYTES)
 
 Message = dict[str, Any]
 
@@ -86,12 +88,16 @@ class Channel:
 
     def _fill(self, flags: int = 0) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, READ_BYTES, FDS_MAX, flags)
+            # `socket.recv_fds` takes flags and forgets them, in Python 3.11.
+            data, rights, _, _ = self.sock.recvmsg(READ_BYTES, _RIGHTS_BYTES, flags)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
-        self._fds += fds
+        for level, kind, numbers in rights:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(numbers) - len(numbers) % _FD_BYTES
+                self._fds += array.array("i", numbers[:whole])
         if not data:
             raise ChannelClosedError("end of stream")
         self._buffer += data
