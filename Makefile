@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit proofs simulate explore chaos kill-demo format lock clean chromium firestore-emulator
+.PHONY: help setup demo test check unit proofs simulate explore chaos kill-demo bench format lock clean chromium firestore-emulator
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ chaos: $(READY) ## kill, pause and fill at random, and judge what is left: make 
 ROUNDS ?= 500
 kill-demo: $(READY) ## SIGKILL the demo's server at random instants: make kill-demo ROUNDS=30 [SEED=7] [DAYS=40]
 	@$(CHAOS) kill-demo --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(DAYS),--days $(DAYS))
+
+bench: $(READY) ## measure everything that is promised, and compare: make bench [ONLY="start stop"] [KEEP=1]
+	@$(BIN)/python -m bench $(ONLY) $(if $(KEEP),--keep)
 
 format: $(READY) ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff format .

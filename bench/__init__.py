@@ -1,0 +1,1 @@
+"""What Sluicegate costs, measured on the machine it runs on: `make bench`."""
