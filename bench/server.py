@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
+from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Server:
         self.folder = folder
         (folder / "pipelines.py").write_text(pipelines)
         own = {"HOME": str(folder), "SLUICEGATE_HOME": str(folder / "home")}
-        own |= {"RATE_LIMIT": "1000000/second", **settings}
+        own |= {"SLUICEGATE_RATE_LIMIT": "1000000/second", **settings}
         plain = {k: v for k, v in os.environ.items() if not k.startswith("SLUICEGATE_")}
         began = time.perf_counter()
         self.process = subprocess.Popen(
@@ -39,16 +39,24 @@ class Server:
             stderr=(folder / "server.err").open("wb"),
             text=True,
         )
+        try:
+            self._get_ready()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.ready_seconds = time.perf_counter() - began
+
+    def _get_ready(self) -> None:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the server did not start: {(folder / 'server.err').read_text()}")
+        if not (line := self.process.stdout.readline()):
+            said = (self.folder / "server.err").read_text()
+            raise RuntimeError(f"the server did not start: {said}")
         self.address = json.loads(line)["url"].removeprefix("http://")
-        key = (folder / "home" / "admin.key").read_text().strip()
+        key = (self.folder / "home" / "admin.key").read_text().strip()
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self.connection = self.connect()
-        self.ask("GET", "/api/health")
-        self.ready_seconds = time.perf_counter() - began
+        self.ask("GET", "/health/ready")
 
     def connect(self) -> HTTPConnection:
         """A keep-alive connection of one's own."""
@@ -64,8 +72,14 @@ class Server:
     ) -> Any:
         """Ask, and return the JSON. Raises: `RuntimeError` for any answer that is no success."""
         used = connection or self.connection
-        used.request(method, path, None if body is None else json.dumps(body), self.headers)
-        answer = used.getresponse()
+        sent = None if body is None else json.dumps(body)
+        used.request(method, path, sent, self.headers)
+        try:
+            answer = used.getresponse()
+        except RemoteDisconnected:  # the server closes a connection that was idle for seconds
+            used.close()
+            used.request(method, path, sent, self.headers)
+            answer = used.getresponse()
         text = answer.read()
         if answer.status >= 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:500]!r}")
