@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from playwright.sync_api import expect
 from ui_console import Console
@@ -95,3 +96,38 @@ def test_an_unknown_job_is_said_so(open_page, console: Console) -> None:
     alert = page.get_by_role("alert").filter(has_text="There is no such job")
     expect(alert).to_be_visible()
     expect(page.get_by_role("link", name="← History")).to_be_visible()
+
+
+def test_lines_are_found_and_downloaded(open_page, run, server: Server) -> None:
+    """A page of three thousand lines is searched by its reader, and the rest is in the file."""
+    job_id = run("bronze.speaks")
+    server.wait_until_over(job_id)
+    page = open_page(f"#/jobs/{job_id}")
+    lines = page.locator(".log-line:visible")
+    expect(page.locator(".log-note")).to_have_text("601 lines")  # and one of the job
+    find = page.get_by_role("searchbox", name="Find in the lines")
+    find.fill("line 59")
+    expect(lines).to_have_count(11)  # 59, and 590 to 599
+    expect(page.locator(".log-note")).to_have_text("11 of the 601 lines shown here hold it.")
+    find.fill("nowhere")
+    expect(lines).to_have_count(0)
+    find.fill("")
+    expect(lines).to_have_count(601)
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == f"{job_id}.log"
+    saved = Path(download.value.path()).read_text().splitlines()
+    assert len(saved) == 601
+    told = [line.split("\t")[1:] for line in saved]
+    assert ["info", "bronze.speaks", "line 7"] in told
+
+
+def test_new_lines_are_sifted_too(open_page, run, server: Server) -> None:
+    """Whoever looks for something in a running job sees the next one that fits, and only that."""
+    page = open_page(f"#/jobs/{run('bronze.slow')}")
+    find = page.get_by_role("searchbox", name="Find in the lines")
+    find.fill("step 1")
+    fitting = page.locator(".log-line:visible", has_text=re.compile(r"step 1\d\d$"))
+    expect(fitting.first).to_be_visible()
+    expect(page.locator(".log-line:visible", has_text=re.compile(r"step [2-9]"))).to_have_count(0)

@@ -112,3 +112,10 @@ def hanging(task: Task) -> None:
     while time.monotonic() < deadline:
         with contextlib.suppress(BaseException):  # That is the point of it.
             time.sleep(1)
+
+
+@bronze
+def speaks(task: Task) -> None:
+    """Six hundred lines at once."""
+    for n in range(600):
+        task.log.info("line %d", n)

@@ -117,11 +117,12 @@ function stopTicked() {
 }
 
 /** Ask whether to stop all jobs that a filter means, listed here or not; without a filter, all that have not ended. */
-function stopMatching(statuses) {
+function stopMatching({ statuses, filter }) {
   const meant = statuses.length === 0 ? ["pending", "running"] : statuses.filter(isActive);
+  const more = Object.keys(filter).length > 0 ? " and fit the filter" : "";
   return askAboutMany({
-    title: `Stop all jobs that are ${meant.join(" or ")}?`,
-    which: { filter: { status: meant } },
+    title: `Stop all jobs that are ${meant.join(" or ")}${more}?`,
+    which: { filter: { status: meant, ...filter } },
     home: () => byId("stop-matching"),
   });
 }
@@ -204,8 +205,8 @@ function stopped(first, { cancelled, results }) {
   return words;
 }
 
-/** Wire the bar and the button, once; `statuses()` is the filter, `refresh` reads the list again. */
-export function startBulk({ statuses, refresh }) {
+/** Wire the bar and the button, once; `meant()` is the filter, `refresh` reads the list again. */
+export function startBulk({ meant, refresh }) {
   readAgain = refresh;
   byId("bulk-stop").prepend(stopIcon());
   byId("bulk-stop").addEventListener("click", stopTicked);
@@ -214,5 +215,5 @@ export function startBulk({ statuses, refresh }) {
     clear();
     (next ?? byId("history-title")).focus();
   });
-  byId("stop-matching").addEventListener("click", () => stopMatching(statuses()));
+  byId("stop-matching").addEventListener("click", () => stopMatching(meant()));
 }

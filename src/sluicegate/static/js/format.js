@@ -67,7 +67,7 @@ export const instant = (iso) => exact.format(Date.parse(iso));
 export const timeOfDay = (iso) => clock.format(Date.parse(iso));
 
 /** The version of the code, in short: a whole commit's 40 digits say no more than their first ten. */
-export const shortVersion = (version) => version.replace(/^([0-9a-f]{10})[0-9a-f]{30}(?=\+|$)/, "$1");
+export const shortVersion = (version) => version.replace(/^([0-9a-f]{10})[0-9a-f]{30}(?=[+-]|$)/, "$1");
 
 /** The id of the pipeline that a task executes, from any answer that holds tasks. */
 export const taskPipeline = (task) => task.pipeline ?? `${task.layer}.${task.pipeline_name}`;

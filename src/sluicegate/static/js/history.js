@@ -5,6 +5,7 @@ import { isTicked, keepTicks, startBulk, tickCell } from "./bulk.js";
 import { elapsedElement, timeElement } from "./clock.js";
 import { byId, el, errorBlock, keyedList, replaceFocused, setText, skeleton, stateBlock, whenChanged } from "./dom.js";
 import { coalesce } from "./events.js";
+import { asked as askedFor, filterOf, showFilter, startFilter } from "./filter.js";
 import { duration, number } from "./format.js";
 import { announce } from "./notify.js";
 import { may } from "./session.js";
@@ -18,14 +19,18 @@ const SINGLE_READS_MAX = 2;
 /** A row that no longer fits the filter stays this long, so that its last change is seen. */
 const LEAVING_MS = 4000;
 
-/** What is listed: `jobs` by id, `cursor` of the next older page, and whether older pages were asked for. */
-const view = { open: false, statuses: [], jobs: new Map(), cursor: null, extended: false, loaded: false };
+/**
+ * What is listed: `jobs` by id, `cursor` of the next older page, and whether older pages were asked for. `fitting` are the
+ * jobs that the server found by `filter`, which a job fits for good or never; its status is looked at here.
+ */
+const view = { open: false, statuses: [], filter: {}, jobs: new Map(), fitting: new Set(), cursor: null, extended: false, loaded: false };
 /** Jobs that events spoke of and that are not read again yet. */
 const changed = new Set();
 let firstPageChanged = false;
 let generation = 0;
 
-const fitsFilter = (job) => view.statuses.length === 0 || view.statuses.includes(job.status);
+const isFiltered = () => Object.keys(view.filter).length > 0;
+const fitsFilter = (job) => (view.statuses.length === 0 || view.statuses.includes(job.status)) && (!isFiltered() || view.fitting.has(job.job_id));
 const newestFirst = (a, b) => (a.created_at === b.created_at ? compare(b.job_id, a.job_id) : compare(b.created_at, a.created_at));
 const compare = (a, b) => (a < b ? -1 : Number(a > b));
 
@@ -140,6 +145,9 @@ function drawNow() {
 }
 
 function emptyState() {
+  if (isFiltered()) {
+    return stateBlock("No job fits the filter", "Jobs that do appear here by themselves.", el("a", { class: "btn", href: "#/history" }, "Show all jobs"));
+  }
   if (view.statuses.length > 0) {
     return stateBlock(`No job is ${view.statuses.join(" or ")}`, "Jobs that become so appear here by themselves.",
       el("a", { class: "btn", href: "#/history" }, "Show all jobs"));
@@ -148,7 +156,7 @@ function emptyState() {
     may("operator") && el("a", { class: "btn btn-primary", href: "#/pipelines" }, "Choose a pipeline to run"));
 }
 
-const pageAddress = (cursor) => `api/jobs${query({ status: view.statuses, limit: PAGE_SIZE, cursor })}`;
+const pageAddress = (cursor) => `api/jobs${query({ status: view.statuses, ...askedFor(view.filter), limit: PAGE_SIZE, cursor })}`;
 
 let reading = 0;
 
@@ -180,6 +188,7 @@ async function readFirstPage() {
 
 function take(jobs) {
   for (const job of jobs) {
+    view.fitting.add(job.job_id);
     publish(job);
     view.jobs.set(job.job_id, knownJob(job.job_id)); // An answer that was overtaken changes nothing.
   }
@@ -298,7 +307,7 @@ function sayChange(job) {
 
 function drawFilter() {
   const chip = (label, statuses, pressed) => el("a", {
-    class: "chip", href: `#/history${query({ status: statuses })}`, "data-status": label, "aria-current": pressed && "true",
+    class: "chip", href: `#/history${query({ status: statuses, ...view.filter })}`, "data-status": label, "aria-current": pressed && "true",
   }, label);
   const toggled = (status) => (view.statuses.includes(status) ? view.statuses.filter((one) => one !== status) : [...view.statuses, status]);
   // It keeps its place: what stands beside it does not move.
@@ -306,15 +315,17 @@ function drawFilter() {
   byId("status-filter").replaceChildren(
     chip("all", [], view.statuses.length === 0),
     ...JOB_STATUSES.map((status) => chip(status, toggled(status), view.statuses.includes(status))));
+  showFilter(view.filter, view.statuses);
 }
 
 /** Show the tab with the filter of the URL. */
 export function openHistory(search) {
   const statuses = search.getAll("status").filter((status) => JOB_STATUSES.includes(status));
+  const filter = filterOf(search);
   const focused = document.activeElement?.closest?.(".chip")?.dataset.status;
-  if (!view.loaded || statuses.join() !== view.statuses.join()) {
+  if (!view.loaded || JSON.stringify([statuses, filter]) !== JSON.stringify([view.statuses, view.filter])) {
     generation += 1;
-    Object.assign(view, { statuses, jobs: new Map(), cursor: null, extended: false, loaded: false });
+    Object.assign(view, { statuses, filter, jobs: new Map(), fitting: new Set(), cursor: null, extended: false, loaded: false });
     byId("history-state").replaceChildren(skeleton(8));
   }
   view.open = true;
@@ -358,6 +369,7 @@ function revealListed() {
 /** Wire the tab, once. */
 export function startHistory() {
   byId("load-more").addEventListener("click", loadMore);
-  startBulk({ statuses: () => view.statuses, refresh: refreshHistory });
+  startBulk({ meant: () => ({ statuses: view.statuses, filter: askedFor(view.filter) }), refresh: refreshHistory });
+  startFilter(() => view.statuses);
   onJob(jobChanged);
 }

@@ -2,10 +2,12 @@
 
 import { get, jobPath, query } from "./api.js";
 import { el, setText } from "./dom.js";
-import { absolute, number, taskPipeline, timeOfDay } from "./format.js";
+import { absolute, number, plural, taskPipeline, timeOfDay } from "./format.js";
+import { toast } from "./notify.js";
 import { isLive } from "./status.js";
 
 const PAGE_SIZE = 500;
+const DOWNLOAD_PAGE_SIZE = 10000;
 const LINES_MAX = 3000;
 const FOLLOW_MS = 1500;
 
@@ -15,7 +17,11 @@ export function createLogs(jobId) {
   const lines = el("div", { class: "log-lines mono", id: "log-lines", role: "log", "aria-live": "off", "aria-label": "Log lines", tabindex: 0, onscroll: scrolled });
   const newest = el("button", { class: "btn btn-small log-newest", type: "button", hidden: true, onclick: toNewest }, "Newest ↓");
   const note = el("p", { class: "soft log-note" }, "Reading…");
-  const element = el("div", { class: "logs" }, el("p", { class: "logs-tools" }, el("label", { for: "logs-task" }, "Show"), select), el("div", { class: "log-box" }, lines, newest), note);
+  const find = el("input", { id: "logs-find", type: "search", placeholder: "Find", "aria-label": "Find in the lines", autocomplete: "off", spellcheck: "false", oninput: sift });
+  const download = el("button", { class: "btn", type: "button", onclick: save }, "Download");
+  const element = el("div", { class: "logs" },
+    el("div", { class: "logs-tools" }, el("label", { for: "logs-task" }, "Show"), select, find, download),
+    el("div", { class: "log-box" }, lines, newest), note);
 
   let state = { after: 0, total: 0, taskId: "" };
   let timer = null;
@@ -48,8 +54,41 @@ export function createLogs(jobId) {
     timer = setTimeout(read, wait);
   }
 
+  /** Hide the lines that do not hold what is looked for. */
+  function sift() {
+    for (const row of lines.children) row.hidden = !holds(row);
+    if (sticking) lines.scrollTop = lines.scrollHeight;
+    setText(note, noteText());
+  }
+
+  const holds = (row) => row.textContent.toLowerCase().includes(find.value.trim().toLowerCase());
+
+  /** Save all lines, also those that are not shown here any more. */
+  async function save() {
+    download.disabled = true;
+    const taskId = select.value || null;
+    const parts = [];
+    try {
+      for (let after = 0, more = true; more;) {
+        const page = await get(`${jobPath(jobId)}/logs${query({ after, limit: DOWNLOAD_PAGE_SIZE, task_id: taskId })}`);
+        parts.push(...page.logs.map((line) => `${[line.at, line.level ?? line.stream, line.task_id ? names.get(line.task_id) ?? line.task_id : "job", line.message].join("\t")}\n`));
+        after = page.next_after;
+        more = page.logs.length === DOWNLOAD_PAGE_SIZE;
+      }
+      saveAs(`${[jobId, taskId && names.get(taskId)].filter(Boolean).join("-")}.log`, parts);
+    } catch (error) {
+      toast(`The logs could not be downloaded: ${error.message}`, "error");
+    } finally {
+      download.disabled = false;
+    }
+  }
+
   function noteText() {
     if (state.total === 0) return live ? "No lines yet." : "No lines were written.";
+    if (find.value.trim() !== "") {
+      const found = [...lines.children].filter((row) => !row.hidden).length;
+      return `${number(found)} of the ${plural(lines.childElementCount, "line")} shown here ${found === 1 ? "holds" : "hold"} it.`;
+    }
     const hidden = state.total - lines.childElementCount;
     return hidden > 0 ? `${number(state.total)} lines; the first ${number(hidden)} are not shown here, the API has them all.` : `${number(state.total)} ${state.total === 1 ? "line" : "lines"}`;
   }
@@ -57,6 +96,7 @@ export function createLogs(jobId) {
   function append(logs) {
     if (logs.length === 0) return;
     lines.append(...logs.map((line) => logLine(line, names)));
+    if (find.value.trim() !== "") for (const row of [...lines.children].slice(-logs.length)) row.hidden = !holds(row);
     while (lines.childElementCount > LINES_MAX) lines.firstElementChild.remove();
     if (sticking) lines.scrollTop = lines.scrollHeight;
     newest.hidden = sticking;
@@ -105,6 +145,13 @@ export function createLogs(jobId) {
       clearTimeout(timer);
     },
   };
+}
+
+function saveAs(name, parts) {
+  const address = URL.createObjectURL(new Blob(parts, { type: "text/plain" }));
+  const link = el("a", { href: address, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 
 function logLine({ at, level, stream, task_id: taskId, message }, names) {
