@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import Page, expect
+from ui_console import Console
 from ui_world import PIPELINES, Server
 
 REQUESTS_MAX = 40
@@ -62,11 +63,42 @@ def test_tables_are_listed_and_looked_into(open_page, run, server: Server) -> No
     link = page.locator("[data-table='bronze.numbers']")
     expect(link).to_contain_text("3 rows")
     link.click()
-    expect(page.locator("#table-body .soft").first).to_contain_text("3 rows · 2 columns · version")
+    expect(page.locator("#table-body .soft").first).to_have_text("3 rows · 2 columns")
     expect(page.locator(".grid thead th")).to_have_text([re.compile("^nint64"), re.compile("word")])
     cells = page.locator(".grid tbody td").all_inner_texts()
     assert cells == ["1152921504606846976", "<b>bold</b>", "2", "null", "3", '""']
     assert page.locator(".grid b").count() == 0
+
+
+def test_any_version_of_a_table_is_looked_into(
+    open_page, run, server: Server, console: Console
+) -> None:
+    """What was there before the last load, by its number and by an address."""
+    console.allow(r"status of 404 .*bronze\.grows")  # The version that is asked for at the end.
+    for _ in range(2):
+        server.wait_until_over(run("bronze.grows"))
+    page = open_page("#/tables/bronze.grows")
+    facts = page.locator("#table-body .soft").first
+    expect(facts).to_have_text("2 rows · 1 column")
+    latest = int(page.get_by_label("Version").input_value())
+    expect(page.locator(".table-version")).to_contain_text("the latest")
+    found = {}
+    for version in range(latest):
+        page.get_by_label("Version").fill(str(version))
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile(rf"#/tables/bronze.grows\?version={version}$"))
+        expect(page.locator(".table-version")).to_contain_text(f"latest: {latest}")
+        expect(page.locator(f".table-version[data-version='{version}']")).to_be_visible()
+        found[version] = facts.inner_text().split(" ")[0]
+        expect(page.get_by_label("Version")).to_be_focused()
+    assert "1" in found.values(), found
+    page.get_by_role("link", name=f"latest: {latest}").click()
+    expect(facts).to_contain_text("2 rows")
+
+    page.goto(f"{server.url}/#/tables/bronze.grows?version={latest + 5}")
+    expect(page.get_by_role("alert")).to_contain_text("could not be read")
+    page.get_by_role("link", name="Show the latest version").click()
+    expect(facts).to_contain_text("2 rows")
 
 
 def test_a_key_is_made_used_and_revoked(open_page, server: Server) -> None:

@@ -1,6 +1,6 @@
 // The page's entry: signs in, follows the server's events, and shows the view that the URL names.
 //
-// URLs: #/history?status=running · #/jobs/<id> · #/pipelines · #/tables · #/tables/<name> · #/settings
+// URLs: #/history?status=running · #/jobs/<id> · #/pipelines · #/tables · #/tables/<name>?version=3 · #/settings
 
 import { onSignInNeeded } from "./js/api.js";
 import { closeDetails, detailsEvent, openDetails, refreshDetails, startDetails } from "./js/details.js";
@@ -20,7 +20,7 @@ const VIEWS = {
   history: { title: "History", open: ({ search }) => openHistory(search), close: closeHistory, event: historyEvent, refresh: refreshHistory },
   details: { title: "Job", tab: "history", open: ({ name }) => openDetails(name, lastHistory), close: closeDetails, event: detailsEvent, refresh: refreshDetails },
   pipelines: { title: "Pipelines", open: openPipelines, close: closePipelines, event: pipelinesEvent, refresh: refreshPipelines },
-  tables: { title: "Tables", open: ({ name }) => openTables(name), close: closeTables, refresh: refreshTables },
+  tables: { title: "Tables", open: ({ name, search }) => openTables(name, search.get("version")), close: closeTables, refresh: refreshTables },
   settings: { title: "Settings", open: openSettings, close: closeSettings, refresh: refreshSettings },
 };
 

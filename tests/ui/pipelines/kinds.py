@@ -119,3 +119,9 @@ def speaks(task: Task) -> None:
     """Six hundred lines at once."""
     for n in range(600):
         task.log.info("line %d", n)
+
+
+@bronze(mode="append")
+def grows() -> list[dict]:
+    """A row more with each run."""
+    return [{"n": 1}]

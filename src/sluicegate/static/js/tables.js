@@ -11,6 +11,8 @@ const LAYERS = ["bronze", "silver", "gold"];
 
 let open = false;
 let selected = null;
+/** The version that is shown, as the URL has it; `null` is the latest. */
+let version = null;
 let tables = [];
 
 const drawList = whenChanged(() => {
@@ -45,27 +47,42 @@ async function loadList() {
 
 async function loadTable(name) {
   try {
-    const table = await get(`api/tables/${encodeURIComponent(name)}${query({ limit: PREVIEW_ROWS })}`, { exact: true });
-    if (open && name === selected) drawTable(table);
+    const asked = version;
+    const table = await get(`api/tables/${encodeURIComponent(name)}${query({ limit: PREVIEW_ROWS, version: asked })}`, { exact: true });
+    if (open && name === selected && asked === version) drawTable(table);
   } catch (error) {
     if (open && name === selected && error.status !== 401) {
-      byId("table-body").replaceChildren(errorBlock(`${name} could not be read`, error, () => loadTable(name)));
+      const block = errorBlock(`${name} could not be read`, error, () => loadTable(name));
+      if (version !== null) block.lastElementChild.append(" ", el("a", { class: "btn", href: address(name) }, "Show the latest version"));
+      byId("table-body").replaceChildren(block);
     }
   }
 }
 
-function drawTable({ name, schema, version, row_count: rows, preview }) {
-  const facts = version === null || version === undefined
-    ? "nothing published yet"
-    : [plural(rows ?? 0, "row"), plural(schema.length, "column"), `version ${version}`].join(" · ");
+const address = (name, at) => `#/tables/${encodeURIComponent(name)}${query({ version: at })}`;
+
+/** Choose a version by its number: there can be thousands. */
+function versionField(name, shown) {
+  const known = tables.find((one) => one.name === name)?.version;
+  const latest = version === null ? shown : Math.max(known ?? shown, shown);
+  const field = el("input", { id: "table-version", type: "number", min: 0, max: latest, value: shown, onchange: () => { location.hash = address(name, field.value); } });
+  return el("p", { class: "table-version", "data-version": shown }, el("label", { for: "table-version" }, "Version"), field,
+    shown < latest ? el("a", { href: address(name) }, `latest: ${latest}`) : el("span", { class: "soft" }, "the latest"));
+}
+
+function drawTable({ name, schema, version: shown, row_count: rows, preview }) {
+  const isEmpty = shown === null || shown === undefined;
+  const facts = isEmpty ? "nothing published yet" : [plural(rows ?? 0, "row"), plural(schema.length, "column")].join(" · ");
+  const hadFocus = document.activeElement?.id === "table-version";
   byId("table-body").replaceChildren(
     el("div", { class: "table-head" },
       el("a", { class: "table-back", href: "#/tables" }, "← Tables"),
-      el("h2", { id: "table-title" }, name), el("p", { class: "soft" }, facts)),
+      el("h2", { id: "table-title" }, name), el("p", { class: "soft" }, facts), !isEmpty && versionField(name, shown)),
     preview.length === 0 && schema.length === 0
       ? stateBlock("Nothing published yet", "The table appears when its pipeline has committed something.")
       : el("div", { class: "grid-scroll", tabindex: 0, role: "region", "aria-labelledby": "table-title" }, grid(schema, preview)),
     previewNote(preview.length, rows ?? 0));
+  if (hadFocus) byId("table-version")?.focus();
 }
 
 function previewNote(shown, rows) {
@@ -93,11 +110,12 @@ function cell(value, numeric) {
   return el("td", { class: numeric ? "is-numeric" : null, title: text.length > 40 ? shown : null }, shown === "" ? el("span", { class: "soft" }, "\"\"") : shown);
 }
 
-/** Show the tab; `name` is the selected table or `null`. */
-export function openTables(name) {
+/** Show the tab; `name` is the selected table or `null`, `at` the version to show, or `null` for the latest. */
+export function openTables(name, at = null) {
   const changed = name !== selected;
   open = true;
   selected = name;
+  version = at;
   byId("view-tables").classList.toggle("has-selection", name !== null);
   drawList({ tables, selected });
   if (name === null) {
@@ -114,5 +132,5 @@ export function closeTables() {
 }
 
 export function refreshTables() {
-  if (open) openTables(selected);
+  if (open) openTables(selected, version);
 }
