@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -11,21 +11,26 @@ from playwright.sync_api import BrowserContext, Page, expect
 from ui_world import Server
 
 GRAVE = {"serious", "critical"}
+# All that it knows; and again what a colour can change.
+SCHEMES: dict[Literal["light", "dark"], dict[str, Any]] = {
+    "light": {},
+    "dark": {"runOnly": ["color-contrast"]},
+}
 
 
 def check(page: Page) -> None:
     """Look at what is shown now in both colour schemes, once everything has faded in."""
     found: list[str] = []
-    for scheme in ("light", "dark"):
+    for scheme, rules in SCHEMES.items():
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        results: dict[str, Any] = Axe().run(page).response
+        results: dict[str, Any] = Axe().run(page, options=rules).response
         found += [
             f"{scheme} {one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
             for one in results["violations"]
             if one["impact"] in GRAVE
             for node in one["nodes"]
         ]
-        assert len(results["passes"]) > 10, "it was looked at"
+        assert results["passes"], "it was looked at"
     assert not found, "\n".join(found)
 
 
@@ -65,13 +70,14 @@ def test_the_history_and_its_dialogs(open_page, jobs: dict[str, str]) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("name", ["success", "failed", "stopping", "running"])
-def test_the_details_of_a_job(open_page, jobs: dict[str, str], name: str) -> None:
-    """Timeline, plan, receipt, errors and logs."""
-    page = open_page(f"#/jobs/{jobs[name]}")
-    expect(page.locator("#details-timeline")).to_be_visible()
-    expect(page.locator(".log-note")).not_to_have_text("Reading…")
-    check(page)
+def test_the_details_of_a_job(open_page, jobs: dict[str, str], server: Server) -> None:
+    """Timeline, plan, receipt, errors and logs, of every kind of job."""
+    page = open_page()
+    for job_id in jobs.values():
+        page.goto(f"{server.url}/#/jobs/{job_id}")
+        expect(page.locator("#details-facts")).to_contain_text(job_id)
+        expect(page.locator(".log-note")).not_to_have_text("Reading…")
+        check(page)
 
 
 def test_the_other_tabs(open_page, run, server: Server) -> None:
