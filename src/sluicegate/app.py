@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -148,7 +149,7 @@ def serve(
     """
     from sluicegate.api import create_api, issue_sign_in_token
 
-    with ExitStack() as stack:
+    with ExitStack() as stack, _ended_by_sigterm():
         stack.enter_context(locked(settings.home))
         listener = stack.enter_context(contextlib.closing(_listen(settings)))
         service = _start(settings, target, stack)
@@ -169,6 +170,24 @@ def serve(
                 webbrowser.open(link or url)
 
         _serve_until_told(api, listener, ready)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Until uvicorn listens to SIGTERM, it ends what was started so far, in order; a second one waits for nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(settings: Settings, target: str | None, stack: ExitStack) -> RunningService:

@@ -270,6 +270,30 @@ def test_a_server_that_is_told_to_end_hands_its_jobs_back(
     assert server.tasks(job_id)["bronze.first"]["attempt"] == 1
 
 
+@pytest.mark.parametrize("sight", ["jobs.db", "executors.json", "server.json"])
+def test_a_server_that_is_told_to_end_while_it_starts_leaves_no_process(
+    tmp_path: Path, sight: str
+) -> None:
+    """Its own handler comes last, and its guard must not be left to find out by itself that it is gone."""
+    (tmp_path / "pipelines.py").write_text(
+        "from sluicegate import bronze\n@bronze\ndef n(): pass\n"
+    )
+    mark = uuid4().hex
+    command = serve_command(tmp_path / "pipelines.py")
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path, mark))
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "home" / sight).exists() and time.monotonic() < deadline:
+            pass  # at the first moment at which it can be seen
+        server.terminate()
+        assert server.wait(20) == 0
+        assert marked(mark) == set()
+        assert not (tmp_path / "home" / "server.json").exists()
+    finally:
+        end_marked(mark)
+        server.wait(20)
+
+
 def test_a_task_that_does_not_stop_is_ended_with_its_server(start: Callable[..., Server]) -> None:
     """It has 8 seconds; then it is ended and its job handed back all the same."""
     server = start()
