@@ -32,7 +32,7 @@ test: $(READY) chromium firestore-emulator ## set everything up and run the test
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not alone and not proof'
 	@$(BIN)/python -m pytest -m alone tests/integration
 
-proofs: $(READY) firestore-emulator ## what takes minutes: chaos, a thousand stops, each store and damage, every interleaving of a small model
+proofs: $(READY) chromium firestore-emulator ## what takes minutes: chaos, a thousand stops, each store and damage, every interleaving of a small model
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof
 
 check: $(READY) ## format, lint and types

@@ -270,7 +270,14 @@ def test_a_server_that_is_told_to_end_hands_its_jobs_back(
     assert server.tasks(job_id)["bronze.first"]["attempt"] == 1
 
 
-@pytest.mark.parametrize("sight", ["jobs.db", "executors.json", "server.json"])
+@pytest.mark.parametrize(
+    "sight",
+    [
+        pytest.param("jobs.db", marks=pytest.mark.proof),
+        pytest.param("executors.json", marks=pytest.mark.proof),
+        "server.json",
+    ],
+)
 def test_a_server_that_is_told_to_end_while_it_starts_leaves_no_process(
     tmp_path: Path, sight: str
 ) -> None:

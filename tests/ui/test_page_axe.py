@@ -52,6 +52,7 @@ def jobs(run: Callable[..., str], server: Server) -> dict[str, str]:
     return made
 
 
+@pytest.mark.proof
 def test_the_history_and_its_dialogs(open_page, jobs: dict[str, str]) -> None:
     """With every kind of row, a filter, a selection, and the question before a stop."""
     page = open_page("#/history")
@@ -70,6 +71,7 @@ def test_the_history_and_its_dialogs(open_page, jobs: dict[str, str]) -> None:
     check(page)
 
 
+@pytest.mark.proof
 def test_the_details_of_a_job(open_page, jobs: dict[str, str], server: Server) -> None:
     """Timeline, plan, receipt, errors and logs, of every kind of job."""
     page = open_page()
