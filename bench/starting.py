@@ -25,18 +25,10 @@ def measure(results: Results) -> None:
             time.sleep(1.5)  # what it prepares for the first task is done
             memory.append(server.memory_mb())
     results.add("start.cold", "s", cold, "command to an answer over HTTP")
-    results.add(
-        "start.memory",
-        "MB",
-        memory,
-        f"PSS of {len(server_parts)} kinds of processes: {', '.join(server_parts)}",
-    )
+    results.add("start.memory", "MB", memory, "PSS of server, guard, zygote and workers")
     packages = installed()
     size = sum(packages.values()) / 2**20
     results.add("install.size", "MB", [size], f"{len(packages)} packages, without extras")
-
-
-server_parts: Final = ("server", "guard", "zygote", "workers")
 
 
 def installed(root: str = "sluicegate") -> dict[str, int]:
@@ -56,8 +48,7 @@ def installed(root: str = "sluicegate") -> dict[str, int]:
             needed, _, condition = requirement.partition(";")
             if "extra ==" not in condition:
                 waiting.append(re.split(r"[\s\[<>=!~(]", needed.strip())[0])
-    if root in found:
-        found[root] = sum(_size(file) for file in _own_files())
+    found[root] = sum(_size(file) for file in _own_files())  # an editable installation lists none
     return found
 
 

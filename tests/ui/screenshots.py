@@ -1,4 +1,4 @@
-"""Make the README's pictures from the demo: `.venv/bin/python tests/ui/screenshots.py [FOLDER]`.
+"""Make the README's pictures from the demo: `PYTHONPATH=tests .venv/bin/python tests/ui/screenshots.py [FOLDER]`.
 
 A stopped job, a finished one, one that failed on a broken file, and one that runs, all of them real.
 """
